@@ -1,0 +1,232 @@
+"""The actor that owns one account: its state has this one writer and is read through frozen snapshots.
+
+What is decided at once is a method without `await` (nothing runs between two awaits but finalizers, and those only post). The
+actor's task does what takes time: it sleeps until the earliest thing that time alone changes (an idle connection's expiry, an
+abandoned body) and takes new settings from its mailbox.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from balancer import logs
+from balancer.actors.failures import Failures
+from balancer.actors.lease import Lease
+from balancer.actors.mailbox import Mailbox
+from balancer.actors.messages import Reconfigure, Ticket
+from balancer.core.account import AccountState
+from balancer.core.call import Demand
+from balancer.core.decision import AttemptRecord, Scan
+from balancer.core.health import HealthSettings
+from balancer.core.outcome import Evidence, LimitSeen
+from balancer.core.settings import Account
+from balancer.core.snapshot import AccountSnapshot
+from balancer.errors import BalancerError
+
+
+class Link(Protocol):
+    """What a supervisor owns but the core does not know: the account's connections."""
+
+    def next_change(self, now: float) -> float:
+        """Trio time at which `expire` has something to do; `inf` if never."""
+        ...
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle too long."""
+        ...
+
+    def abort(self) -> None:
+        """Close everything, synchronously."""
+        ...
+
+    def reconfigure(self, account: Account) -> None:
+        """Use these settings from now on."""
+        ...
+
+
+@attrs.define(eq=False)
+class Supervisor:
+    """One account's owner.
+
+    Args:
+        account: the settings.
+        link: its connections.
+        rng: for jitter.
+        ring: the dispatcher's doorbell.
+        health: when to eject.
+        idle_timeout: seconds without a read after which an open body gives its lease back.
+        dialects: what its provider speaks.
+        shows_limits: whether the provider is known to show its limits.
+    """
+
+    account: Account
+    link: Link
+    rng: random.Random
+    ring: Callable[[], None]
+    health: HealthSettings
+    idle_timeout: float
+    dialects: frozenset[str] = frozenset()
+    shows_limits: bool = False
+    failures: Failures = attrs.field(factory=Failures, init=False)
+    _state: AccountState = attrs.field(init=False)
+    _leases: dict[Lease, None] = attrs.field(factory=dict, init=False)
+    _mailbox: Mailbox[Reconfigure] = attrs.field(factory=Mailbox, init=False)
+    _sleep: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _fatal: Exception | None = attrs.field(default=None, init=False)
+    _retired: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._state = AccountState(self.account, self.health, self.dialects, self.shows_limits)
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+        return self.account.name
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that are out."""
+        return len(self._leases)
+
+    # -- asked by the dispatcher, synchronously -------------------------------------------------------------------------
+
+    def snapshot(self, now: float) -> AccountSnapshot:
+        """The account as it is now."""
+        return self._state.snapshot(now)
+
+    def earliest(self, model: str | None, demand: Demand, now: float) -> float:
+        """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited."""
+        return self._state.earliest(model, demand, now)
+
+    def try_lease(self, ticket: Ticket, now: float, scan: Scan) -> Lease | None:
+        """A lease for the ticket, or `None`: the ledger decides, the snapshot only advised. Never raises."""
+        try:
+            admission = self._state.admit(ticket.model, ticket.call.demand, now, cold=ticket.dialect is not None)
+        except Exception as error:
+            self._failed(error)
+            return None
+        if admission is None:
+            return None
+        record = AttemptRecord(self.account.name, self.account.model_name(ticket.model), now, scan, ticket.now_or_never)
+        lease = Lease(self, self.account, self.link, admission, ticket.decision, record, ticket.deadline)
+        self._leases[lease] = None
+        return lease
+
+    # -- told by leases, synchronously ----------------------------------------------------------------------------------
+
+    def written(self, lease: Lease) -> None:
+        """The attempt's first byte goes out only now."""
+        self._state.written(lease.admission, trio.current_time())
+
+    def observe(self, lease: Lease, limits: tuple[LimitSeen, ...]) -> None:
+        """The attempt's answer has begun."""
+        try:
+            cold = self._state.snapshot(trio.current_time()).cold_limit is not None
+            self._state.observe(lease.admission, limits, trio.current_time())
+            if cold:
+                self.ring()
+        except Exception as error:
+            self._failed(error)
+
+    def settle(self, lease: Lease, evidence: Evidence, now: float, latency: float) -> None:
+        """The attempt has ended. Never raises."""
+        del self._leases[lease]
+        before = self._state.health.state
+        try:
+            self._state.settle(lease.admission, evidence, now, self.rng, latency=latency)
+        except Exception as error:
+            self._failed(error)
+        logs.debug("balancer.attempt_ended", account=self.name, outcome=type(evidence.outcome).__name__)
+        if self._state.health.state is not before:
+            self._log_transition(now)
+        if self._retired and not self._leases:
+            self._wake_at(-math.inf)
+        self.ring()
+
+    def watch(self, lease: Lease) -> None:
+        """An open body holds the lease: look at it when the idle limit may have passed."""
+        self._wake_at(lease.idle_from + self.idle_timeout)
+
+    def link_changed(self) -> None:
+        """The link has something to do earlier than it had."""
+        self._wake_at(self.link.next_change(trio.current_time()))
+
+    def abort(self) -> None:
+        """End every attempt and close every connection."""
+        for lease in list(self._leases):
+            lease.abort()
+        self.link.abort()
+
+    # -- the actor's own task -------------------------------------------------------------------------------------------
+
+    async def reconfigure(self, account: Account, health: HealthSettings) -> None:
+        """Ask for new settings and wait until they hold."""
+        message = Reconfigure(account, health, trio.Event())
+        self._mailbox.post(message)
+        await message.done.wait()
+
+    def retire(self) -> None:
+        """The account is no longer configured: end when its last lease has ended."""
+        self._retired = True
+        if not self._leases:
+            self._wake_at(-math.inf)
+
+    async def run(self) -> None:
+        """Serve until cancelled or retired; a failure restarts it with its state kept, three in a minute end it loudly."""
+        while True:
+            try:
+                await self._serve()
+            except Exception as error:
+                self._failed(error)
+            if self._retired and not self._leases:
+                self.link.abort()
+                return
+            if self._fatal is not None:
+                raise BalancerError(f"the supervisor of account {self.name!r} failed three times in a minute") from self._fatal
+
+    async def _serve(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._next_change()) as self._sleep:
+                for message in await self._mailbox.drain():
+                    self._reconfigure(message)
+            if self._fatal is not None or (self._retired and not self._leases):
+                return
+            self._expire(trio.current_time())
+
+    def _reconfigure(self, message: Reconfigure) -> None:
+        self.account, self.health = message.account, message.health
+        self._state.change(message.account, message.health, trio.current_time())
+        self.link.reconfigure(message.account)
+        message.done.set()
+        self.ring()
+
+    def _next_change(self) -> float:
+        oldest = min((lease.idle_from for lease in self._leases), default=math.inf)
+        return min(self.link.next_change(trio.current_time()), oldest + self.idle_timeout)
+
+    def _expire(self, now: float) -> None:
+        self.link.expire(now)
+        for lease in [lease for lease in self._leases if lease.idle_from + self.idle_timeout <= now]:
+            logs.warning("balancer.body_abandoned", account=self.name, idle_for=now - lease.idle_from)
+            lease.abort()
+
+    def _wake_at(self, at: float) -> None:
+        """Move the sleeper's deadline: its timers have changed under it. No task step, unless the time has come."""
+        if self._sleep is not None and at < self._sleep.deadline:
+            self._sleep.deadline = at
+
+    def _failed(self, error: Exception) -> None:
+        logs.error("balancer.supervisor_failed", failure=error, account=self.name)
+        if self.failures.too_many(trio.current_time()):
+            self._fatal = error
+            self._wake_at(-math.inf)
+
+    def _log_transition(self, now: float) -> None:
+        snapshot = self._state.snapshot(now)
+        logs.info(f"balancer.account_{snapshot.state}", account=self.name, reason=snapshot.reason, until=snapshot.until)

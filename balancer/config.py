@@ -1,0 +1,318 @@
+"""What a balancer is told: accounts, pools, routes and settings, from code, a mapping or a TOML file, all held to the same.
+
+Whoever has a `BalancerConfig` need not check it again: names resolve, pools form no cycle, numbers are in range. What is wrong
+comes as one `ConfigError` that lists every fault with its path, and shows no credential.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import attrs
+
+from balancer.core.budget import RetrySettings
+from balancer.core.health import HealthSettings
+from balancer.core.hedging import HedgeSettings
+from balancer.core.setting import setting
+from balancer.core.settings import Account, Pool
+from balancer.documents import oversized, read_key, read_toml
+from balancer.errors import ConfigError, Fault
+from balancer.routing.pools import cyclic, entries, flattened
+from balancer.routing.table import DEFAULT_POOL, RouteSettings
+from balancer.selection import SELECTORS, Selector, make_selector
+from balancer.structuring import check_field, gathered, hint, items_of, kind_of, step, structure, table_of, told, unknown_key
+
+T = TypeVar("T")
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]{0,200}:[A-Za-z_]\w{0,100}")
+
+
+class LiteralKeyWarning(UserWarning):
+    """A file holds a credential that should stand in the environment or in a file of its own."""
+
+
+def _account_names(accounts: Sequence[Account]) -> str:
+    return repr([account.name for account in accounts])
+
+
+@attrs.frozen(init=False)
+class BalancerConfig:
+    """Everything a balancer is told. Parts may be given as objects or as the mappings that stand for them in TOML.
+
+    Args:
+        accounts: at least one, no two of one name.
+        pools: who can stand in for whom; all accounts together are the pool `"default"`.
+        routes: which pool serves which model.
+        selector: how one account is chosen among those that can take a call: a name, `"module:function"`, or a function.
+        max_waiting: tickets that may wait at once, >= 0; 1,000 are some megabytes.
+        max_wait_for: seconds that a call without a deadline of its own waits for an account; `None`, `False`, `inf`: for ever.
+        max_attempts: attempts of one call that may fail, >= 1; the third rarely succeeds where two have failed.
+        drain_timeout: seconds that running calls get at a normal exit, >= 0.
+        hedge, retry, health: the settings of those parts.
+        seed: of every random choice, to make a run repeatable; `None`: another one each time.
+        headers_timeout: seconds from connect to the answer's headers, > 0; the official SDKs also wait ten minutes.
+        idle_timeout: seconds without a read after which an open body gives its lease back, > 0.
+    """
+
+    accounts: tuple[Account, ...] = attrs.field(repr=_account_names)
+    pools: tuple[Pool, ...]
+    routes: tuple[RouteSettings, ...]
+    selector: str | Selector
+    max_waiting: int = setting(kind=int, low=0, high=10_000_000)
+    max_wait_for: float = setting(kind=float, low=0.0)
+    max_attempts: int = setting(kind=int, low=1, high=1000)
+    drain_timeout: float = setting(kind=float, low=0.0)
+    hedge: HedgeSettings
+    retry: RetrySettings
+    health: HealthSettings
+    seed: int | None = setting(kind=int, optional=True)
+    headers_timeout: float = setting(kind=float, low=0.0, above=True)
+    idle_timeout: float = setting(kind=float, low=0.0, above=True)
+
+    def __init__(
+        self,
+        accounts: Sequence[Account | Mapping[str, Any]],
+        pools: Sequence[Pool | Mapping[str, Any]] = (),
+        routes: Sequence[RouteSettings | Mapping[str, Any]] = (),
+        selector: str | Selector = "least_pressure",
+        max_waiting: int = 1000,
+        max_wait_for: float | None = 60.0,
+        max_attempts: int = 3,
+        drain_timeout: float = 10.0,
+        hedge: HedgeSettings | Mapping[str, Any] | None = None,
+        retry: RetrySettings | Mapping[str, Any] | None = None,
+        health: HealthSettings | Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        headers_timeout: float = 600.0,
+        idle_timeout: float = 300.0,
+    ) -> None:
+        faults: list[Fault] = []
+        given: dict[str, Any] = {
+            "selector": selector,
+            "max_waiting": max_waiting,
+            "max_wait_for": math.inf if max_wait_for is None or max_wait_for is False else max_wait_for,
+            "max_attempts": max_attempts,
+            "drain_timeout": drain_timeout,
+            "seed": seed,
+            "headers_timeout": headers_timeout,
+            "idle_timeout": idle_timeout,
+        }
+        for field in attrs.fields(BalancerConfig):
+            if field.name in given:
+                with gathered(faults):
+                    check_field(field, given[field.name])
+        with gathered(faults):
+            _check_selector(selector)
+        for name, cls, one in (
+            ("hedge", HedgeSettings, hedge),
+            ("retry", RetrySettings, retry),
+            ("health", HealthSettings, health),
+        ):
+            with gathered(faults, name):
+                given[name] = structure(cls, {} if one is None else one)
+        parts = {"accounts": (Account, accounts), "pools": (Pool, pools), "routes": (RouteSettings, routes)}
+        for name, (cls, many) in parts.items():
+            given[name] = _listed(cls, many, name, faults)
+        if accounts in ([], ()):
+            faults.append(Fault("accounts", "none", "at least one account: [[accounts]]"))
+        faults += _repeated(accounts, "accounts", "name")
+        faults += _repeated(pools, "pools", "name")
+        faults += _repeated(routes, "routes", "model")
+        faults += _dangling(accounts, pools, given["pools"], given["routes"])
+        if faults:
+            raise ConfigError(faults)
+        given |= {name: tuple(given[name].values()) for name in parts}
+        self.__attrs_init__(**given)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+    @classmethod
+    def parse(cls, mapping: object, *, where: str = "") -> BalancerConfig:
+        """A configuration from a mapping laid out as the TOML file is.
+
+        Args:
+            mapping: the document.
+            where: the file it was read from, if any: what only code can give is unknown there.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        faults: list[Fault] = []
+        with gathered(faults):
+            table = table_of(mapping)
+        if not faults:
+            faults = list(oversized(mapping, ""))
+        if faults:
+            raise ConfigError(faults)
+        scalars: Mapping[object, Any] = {}
+        with gathered(faults, "balancer"):
+            scalars = table_of(table.get("balancer", {}))
+        tables = {key: value for key, value in table.items() if key != "balancer"}
+        faults += [_unknown_table(key) for key in tables if key not in _TABLES]
+        faults += [unknown_key(key, _SCALARS).below("balancer") for key in scalars if key not in _SCALARS]
+        if where:
+            faults += [
+                Fault(f"accounts[{place}].transport", "unknown key", "set in code only")
+                for place, account in _account_tables(tables.get("accounts")).items()
+                if "transport" in account
+            ]
+        known: dict[Any, Any] = {"accounts": ()}
+        known |= {key: value for key, value in tables.items() if key in _TABLES}
+        known |= {key: value for key, value in scalars.items() if key in _SCALARS}
+        try:
+            config = cls(**known)
+        except ConfigError as error:
+            faults += [fault.below("balancer") if fault.path in _SCALARS else fault for fault in error.faults]
+        else:
+            if not faults:
+                return config
+        raise ConfigError(faults)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BalancerConfig:
+        """A configuration from a TOML file, its keys resolved. A relative `key_file` is found beside the file.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        document = read_toml(path)
+        accounts = _account_tables(document.get("accounts"))
+        for account in accounts.values():
+            if isinstance(key_file := account.get("key_file"), str) and key_file:
+                account["key_file"] = str(Path(path).parent / key_file)
+        try:
+            config = cls.parse(document, where=str(path))
+        except ConfigError as error:
+            missing: list[Fault] = []
+            for place, account in accounts.items():
+                with gathered(missing, f"accounts[{place}]"):
+                    read_key(account.get("key_env"), account.get("key_file"), os.environ)
+            raise ConfigError([*error.faults, *missing]) from None
+        for place, account in enumerate(config.accounts):
+            if account.key is not None and account.provider != "mock":  # the key of a mock backend opens nothing
+                text = f'{path}: accounts[{place}] ("{account.name}") holds its key in the file; use key_env or key_file'
+                warnings.warn(text, LiteralKeyWarning, stacklevel=2)
+        return resolve_keys(config, os.environ)
+
+    @classmethod
+    def of(cls, given: object) -> BalancerConfig:
+        """A configuration as it is, from a mapping, or from the path of a TOML file. Raises `ConfigError`."""
+        if isinstance(given, BalancerConfig):
+            return given
+        if isinstance(given, str | os.PathLike):
+            return cls.load(cast("str | os.PathLike[str]", given))
+        if isinstance(given, Mapping):
+            return cls.parse(cast("object", given))
+        raise ConfigError([Fault("", kind_of(given), "a BalancerConfig, a mapping, or the path of a TOML file")])
+
+
+_TABLES = {
+    "accounts": Account,
+    "pools": Pool,
+    "routes": RouteSettings,
+    "hedge": HedgeSettings,
+    "retry": RetrySettings,
+    "health": HealthSettings,
+}
+_SCALARS = tuple(field.name for field in attrs.fields(BalancerConfig) if field.name not in _TABLES)
+
+
+def resolve_keys(config: BalancerConfig, environ: Mapping[str, str]) -> BalancerConfig:
+    """The same configuration with every `key_env` and `key_file` replaced by the key it names.
+
+    Raises:
+        ConfigError: with every variable that is missing and every file that cannot be read.
+    """
+    accounts: list[Account] = []
+    faults: list[Fault] = []
+    for place, account in enumerate(config.accounts):
+        with gathered(faults, f"accounts[{place}]"):
+            key = read_key(account.key_env, account.key_file, environ) or account.key
+            accounts.append(attrs.evolve(account, key=key, key_env=None, key_file=None))
+    if faults:
+        raise ConfigError(faults)
+    return attrs.evolve(config, accounts=tuple(accounts))
+
+
+def _unknown_table(key: object) -> Fault:
+    if key in _SCALARS:
+        return Fault(step(key), "unknown key", f"balancer.{key}: it belongs into the table [balancer]")
+    return unknown_key(key, ("balancer", *_TABLES))
+
+
+def _account_tables(accounts: object) -> dict[int, dict[str, Any]]:
+    return {place: cast("dict[str, Any]", item) for place, item in enumerate(items_of(accounts)) if isinstance(item, dict)}
+
+
+def _check_selector(selector: object) -> None:
+    if callable(selector):
+        return
+    problem = told(selector) + hint(selector, SELECTORS)
+    if isinstance(selector, str) and (selector in SELECTORS or _FUNCTION.fullmatch(selector)):
+        try:
+            make_selector(selector)
+            return
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+            problem = f"{told(selector)} cannot be imported: {type(error).__name__}"
+    raise ConfigError([Fault("selector", problem, ", ".join(SELECTORS) + ', or "module:function"')])
+
+
+def _listed(cls: type[T], given: object, path: str, faults: list[Fault]) -> dict[int, T]:
+    """The parts that are right, by place."""
+    if not isinstance(given, list | tuple):
+        faults.append(Fault(path, kind_of(given), f"a list of tables: [[{path}]]"))
+        return {}
+    parts: dict[int, T] = {}
+    for place, item in enumerate(items_of(cast("object", given))):
+        with gathered(faults, f"{path}[{place}]"):
+            parts[place] = structure(cls, item)
+    return parts
+
+
+def _named(parts: object, key: str) -> Iterator[tuple[int, str]]:
+    """Place and name of every part that has one, the faulty ones too: who refers to them is not at fault."""
+    for place, part in enumerate(items_of(parts)):
+        name: object = cast("Mapping[str, object]", part).get(key) if isinstance(part, Mapping) else getattr(part, key, None)
+        if isinstance(name, str):
+            yield place, name
+
+
+def _repeated(parts: object, path: str, key: str) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for place, name in _named(parts, key):
+        if first.setdefault(name, place) != place:
+            yield Fault(f"{path}[{place}].{key}", told(name), f"a {key} that {path}[{first[name]}] does not have")
+
+
+def _dangling(
+    accounts: object, pools: object, good_pools: Mapping[int, Pool], routes: Mapping[int, RouteSettings]
+) -> Iterator[Fault]:
+    """Names that lead nowhere, or in a circle."""
+    account_names = {name for _, name in _named(accounts, "name")}
+    pool_names = {name for _, name in _named(pools, "name")}
+    circling = cyclic(good_pools.values())
+    for place, pool in good_pools.items():
+        for path, entry in entries(pool):
+            path = f"pools[{place}].{path}"
+            if entry.startswith("@"):
+                if entry[1:] not in pool_names:
+                    yield Fault(path, told(entry) + hint(entry[1:], pool_names), "@ and the name of a pool")
+                elif {pool.name, entry[1:]} <= circling:
+                    yield Fault(path, f"{told(entry)} closes a cycle of pools", "a pool that does not lead back here")
+            elif entry not in account_names:
+                yield Fault(path, told(entry) + hint(entry, account_names), "the name of an account, or @ and that of a pool")
+    for place, route in routes.items():
+        if route.pool is not None and route.pool not in pool_names and route.pool != DEFAULT_POOL:
+            yield Fault(f"routes[{place}].pool", told(route.pool) + hint(route.pool, pool_names), "the name of a pool")
+
+
+def pool_tiers(config: BalancerConfig) -> Mapping[str, tuple[tuple[str, ...], ...]]:
+    """Every pool as tiers of account names; unless one takes the name, `"default"` is all accounts, for calls without a route."""
+    everybody = (tuple(account.name for account in config.accounts),)
+    return {DEFAULT_POOL: everybody} | dict(flattened(config.pools))

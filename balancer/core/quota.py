@@ -1,0 +1,273 @@
+"""How one rate is counted: a `Bucket` refills continuously, a `SlidingWindow` lets each charge go one period later.
+
+Both answer the same questions (`Counter`), and neither is ever told to be fuller than it is: what was charged can be taken
+back only as far as it still counts.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from typing import Any, ClassVar, Protocol
+
+import attrs
+
+MARGIN = 0.03
+"""Seconds to wait beyond the law. The provider counts somewhere between our first byte out and its first byte back, so two
+calls a period apart by our clock can be closer by its own; 5 and 10 ms still missed on a busy loopback, and a miss costs a
+whole window."""
+
+GRANULES = 10_000
+"""Charges within this fraction of a period are kept as one, stamped at the latest: memory is bounded, the law is not broken."""
+
+KEPT = 1024
+"""Steps that a `Minima` tells apart before it forgets every other one."""
+
+SLACK = 1e-6
+"""Seconds by which a full bucket may seem too small: sums of floats near a clock of 10^6 s are that inexact."""
+
+WHOLE = 1e-6
+"""Units by which a window may seem too full, for the same reason."""
+
+
+@attrs.define(eq=False)
+class Minima:
+    """The least of the values pushed since any earlier push: a stack in which numbers and values both rise."""
+
+    pushed: int = 0
+    _numbers: list[int] = attrs.field(init=False, factory=list[int])
+    _values: list[float] = attrs.field(init=False, factory=list[float])
+
+    def push(self, value: float) -> int:
+        """Add a value; returns its number."""
+        numbers, values = self._numbers, self._values
+        while values and values[-1] >= value:
+            values.pop()
+            numbers.pop()
+        self.pushed += 1
+        numbers.append(self.pushed)
+        values.append(value)
+        if len(values) >= KEPT:  # every other one goes, its successors answer with the lesser value: never too much
+            self._numbers, self._values = numbers[1::2], values[0::2]
+        return self.pushed
+
+    def after(self, number: int) -> float:
+        """The least value pushed after `number`; `inf` if none was."""
+        place = bisect_right(self._numbers, number)
+        return self._values[place] if place < len(self._values) else math.inf
+
+    def lower(self, number: int, by: float) -> None:
+        """Lower every value pushed after `number`."""
+        numbers, values = self._numbers, self._values
+        place = bisect_right(numbers, number)
+        if place == len(values):
+            return
+        values[place:] = [value - by for value in values[place:]]
+        first = bisect_right(values, values[place], 0, place)
+        while first and values[first - 1] >= values[place]:
+            first -= 1
+        del numbers[first:place], values[first:place]
+
+
+class Counter(Protocol):
+    """How one rate is counted. A mark is the counter's own handle of a charge."""
+
+    limit: float
+    period: float
+    lows: Minima
+    """The room that each charge left: an honest response shows at least the least of them since its request was charged."""
+    grain: ClassVar[float]
+    """Units by which an honest provider's integers may differ from ours."""
+
+    @property
+    def burst(self) -> float:
+        """The largest demand that ever fits."""
+        ...
+
+    def earliest(self, amount: float, now: float) -> float:
+        """When `amount` fits: `now` if at once, `inf` if never."""
+        ...
+
+    def charge(self, amount: float, now: float) -> Any:
+        """Take `amount`, whether it fits or not; returns its mark."""
+        ...
+
+    def take_back(self, mark: Any, amount: float) -> None:
+        """Undo `amount` of a charge, as if it had not been made."""
+        ...
+
+    def level(self, now: float) -> tuple[float, float, float]:
+        """`(held, full_at, valid_until)`: until `valid_until` the units in use are `min(held, (full_at - now) limit / period)`."""
+        ...
+
+
+def in_use(held: float, full_at: float, per_second: float, now: float) -> float:
+    """Units in use, from what `Counter.level` returned."""
+    return max(0.0, min(held, (full_at - now) * per_second))
+
+
+def room(counter: Counter, now: float) -> float:
+    """Units that fit at once; negative in debt."""
+    held, full_at, _ = counter.level(now)
+    return counter.burst - in_use(held, full_at, counter.limit / counter.period, now)
+
+
+@attrs.define(eq=False)
+class Bucket:
+    """A bucket of `burst` units that refills with `limit` per `period`: GCRA, whose one float is the instant of being full.
+
+    Law: with T = period / limit, a demand q fits when max(now, TAT) + q T - burst T <= now; then TAT = max(now, TAT) + q T.
+    In any span t at most t / T + burst units are admitted. The provider may have counted up to `MARGIN` later than we did, so
+    refill is counted on only that much later; what fits a full bucket since it last was full does not wait.
+    """
+
+    grain: ClassVar[float] = 1.0
+    limit: float
+    period: float
+    burst: float
+    lows: Minima = attrs.field(init=False, factory=Minima)
+    _unit: float = attrs.field(init=False)
+    _full_at: float = attrs.field(init=False, default=-math.inf)
+    _busy_since: float = attrs.field(init=False, default=0.0)
+    _found: Minima = attrs.field(init=False, factory=Minima)
+    """The backlog, in units, that each charge found: what an earlier charge is still worth is bounded by every later one."""
+
+    def __attrs_post_init__(self) -> None:
+        self._unit = self.period / self.limit
+
+    def earliest(self, amount: float, now: float) -> float:
+        """When `amount` fits: `now` if at once, `inf` if it is more than the whole bucket."""
+        if amount > self.burst:
+            return math.inf
+        full_at, unit = self._full_at, self._unit
+        if full_at - self._busy_since + (amount - self.burst) * unit <= SLACK:
+            return now
+        return max(now, full_at + MARGIN + (amount - self.burst) * unit)
+
+    def charge(self, amount: float, now: float) -> int:
+        """Take `amount`, whether it fits or not; returns its mark."""
+        full_at, unit = self._full_at, self._unit
+        if full_at + MARGIN <= now:
+            self._busy_since = now
+        backlog = max(0.0, full_at - now)
+        self._full_at = full_at = now + backlog + amount * unit
+        self.lows.push(self.burst - min(full_at - self._busy_since, full_at + MARGIN - now) / unit)
+        return self._found.push(backlog / unit)
+
+    def take_back(self, mark: int, amount: float) -> None:
+        """Undo `amount` of a charge: worth no more than the least backlog that any later charge found."""
+        worth = min(amount, self._found.after(mark))
+        if worth > 0.0:
+            self._full_at -= worth * self._unit
+            self._found.lower(mark, worth)
+
+    def level(self, now: float) -> tuple[float, float, float]:
+        """`(held, full_at, valid_until)`; refill needs no event, so it holds until the next charge."""
+        return (self._full_at - self._busy_since) / self._unit, self._full_at + MARGIN, math.inf
+
+    def resize(self, limit: float, burst: float, now: float) -> None:
+        """Another limit, the same units in use."""
+        owed = max(0.0, self._full_at - now) / self._unit
+        self.limit, self.burst, self._unit = limit, burst, self.period / limit
+        self._full_at, self._busy_since = now + owed * self._unit, -math.inf
+
+
+@attrs.define(eq=False)
+class Entry:
+    """Charges of one granule: they count until a period after `at`, the latest of them."""
+
+    at: float
+    amount: float
+    begun_at: float
+    counted: bool = True
+
+
+@attrs.define(eq=False)
+class SlidingWindow:
+    """At most `limit` units in any `period`, exactly: each charge leaves the window a period and `MARGIN` after it was made.
+
+    Args:
+        memory: entries to remember after they have left, so that a longer period can bring them back.
+    """
+
+    grain: ClassVar[float] = 0.0
+    limit: float
+    period: float
+    memory: int = 0
+    lows: Minima = attrs.field(init=False, factory=Minima)
+    _stay_for: float = attrs.field(init=False)
+    _used: float = attrs.field(init=False, default=0.0)
+    _log: deque[Entry] = attrs.field(init=False, factory=deque[Entry])
+    _past: deque[Entry] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._stay_for = self.period + MARGIN
+        self._past = deque(maxlen=self.memory)
+
+    @property
+    def burst(self) -> float:
+        """The largest demand that ever fits."""
+        return self.limit
+
+    def earliest(self, amount: float, now: float) -> float:
+        """When `amount` fits: `now` if at once, `inf` if it is more than the whole window."""
+        if amount > self.limit:
+            return math.inf
+        self._forget(now)
+        over = self._used + amount - self.limit - WHOLE
+        if over <= 0.0:
+            return now
+        for entry in self._log:
+            over -= entry.amount
+            if over <= 0.0:
+                return entry.at + self._stay_for
+        return self._log[-1].at + self._stay_for
+
+    def charge(self, amount: float, now: float) -> Entry:
+        """Take `amount`, whether it fits or not; returns its mark."""
+        self._forget(now)
+        self._used += amount
+        self.lows.push(self.limit - self._used)
+        log = self._log
+        if log and now - log[-1].begun_at < self.period / GRANULES:
+            entry = log[-1]
+            entry.at = max(entry.at, now)
+            entry.amount += amount
+            return entry
+        entry = Entry(now, amount, now)
+        log.append(entry)
+        return entry
+
+    def take_back(self, mark: Entry, amount: float) -> None:
+        """Undo `amount` of a charge."""
+        mark.amount -= amount
+        if mark.counted:
+            self._used -= amount
+
+    def level(self, now: float) -> tuple[float, float, float]:
+        """`(held, full_at, valid_until)`: what is held stays until the oldest entry leaves."""
+        self._forget(now)
+        return self._used, math.inf, self._log[0].at + self._stay_for if self._log else math.inf
+
+    def resize(self, limit: float, period: float, now: float) -> None:
+        """Another limit or period; a longer one counts again what it would still have held."""
+        self.limit = limit
+        if period != self.period:
+            self.period, self._stay_for = period, period + MARGIN
+            for entry in self._past:
+                entry.counted = True
+                self._used += entry.amount
+            self._log.extendleft(reversed(self._past))
+            self._past.clear()
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        log, stay_for = self._log, self._stay_for
+        while log and log[0].at + stay_for <= now:
+            entry = log.popleft()
+            entry.counted = False
+            self._used -= entry.amount
+            self._past.append(entry)
+        if not log:
+            self._used = 0.0

@@ -1,0 +1,89 @@
+"""Fields of settings classes: one declaration gives default, range and the validator's clear error.
+
+A setting made in code is checked by the attrs validator made here; one read from a file by the strict hooks of
+`balancer.config`, which read the same `Range` from the field's metadata. Nothing is coerced: `True` is no number, `"3"` is
+no integer, `nan` is nowhere allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from balancer.errors import ConfigError, Fault
+
+RANGE = "balancer.range"
+
+
+@attrs.frozen
+class Range:
+    """What a setting may hold.
+
+    Attributes:
+        kind: `float` (integers are taken too), `int`, `bool` or `str`.
+        low, high: bounds, both allowed themselves unless `above` is set.
+        above: whether `low` itself is refused.
+        choices: for strings, the allowed ones; empty for any.
+        optional: whether `None` is allowed.
+    """
+
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The range in words, for an error text."""
+        if self.choices:
+            return "one of " + ", ".join(f'"{choice}"' for choice in self.choices)
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[self.kind]
+        if self.low > -math.inf:
+            words += f" above {self.low:g}" if self.above else f" from {self.low:g}"
+        if self.high < math.inf:
+            words += f" to {self.high:g}" if self.low > -math.inf else f" up to {self.high:g}"
+        return words
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is of this kind and inside the bounds."""
+        if value is None:
+            return self.optional
+        if self.kind is bool or self.kind is str:
+            return isinstance(value, self.kind) and (not self.choices or value in self.choices)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if self.kind is float else int):
+            return False
+        inside = self.low < value if self.above else self.low <= value
+        return inside and value <= self.high and not (isinstance(value, float) and math.isinf(value) and self.high < math.inf)
+
+
+def shown(value: object) -> str:
+    """A value in an error text: short, and typed so that `"3"` and `3` look different."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    allowed: Range = attribute.metadata[RANGE]
+    if not allowed.admits(value):
+        raise ConfigError([Fault(attribute.name, shown(value), allowed.allowed)])
+
+
+def setting(
+    default: Any = attrs.NOTHING,
+    *,
+    kind: type,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    choices: Sequence[str] = (),
+    optional: bool = False,
+    converter: Callable[[Any], Any] | None = None,
+) -> Any:
+    """An attrs field with a `Range` in its metadata and a validator that raises `ConfigError` naming the field."""
+    allowed = Range(kind, low, high, above, tuple(choices), optional)
+    return attrs.field(default=default, validator=_check, converter=converter, metadata={RANGE: allowed})

@@ -1,0 +1,89 @@
+"""The files of a configuration, hostile until read: the TOML document and the files and variables that hold keys.
+
+Everything is bounded, and what is wrong is a `ConfigError` that says where and shows no content.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from balancer.core.secret import Secret
+from balancer.core.setting import shown
+from balancer.errors import ConfigError, Fault
+from balancer.structuring import VARIABLE, items_of, step
+
+MAX_FILE = 1 << 20
+MAX_KEY = 1 << 14
+MAX_DEPTH = 32
+
+
+def read_key(key_env: object, key_file: object, environ: Mapping[str, str]) -> Secret | None:
+    """The key that a variable or a file holds. What names neither is a fault of the field, told elsewhere: `None`."""
+    if isinstance(key_env, str) and VARIABLE.fullmatch(key_env):
+        field, source, text = "key_env", f"the variable {key_env}", environ.get(key_env)
+        problem = "is not set"
+    elif isinstance(key_file, str) and key_file:
+        field, source = "key_file", f"the file {shown(key_file)}"
+        text, problem = _text_of(key_file)
+    else:
+        return None
+    text = None if text is None else text.strip()
+    if text == "":
+        problem = "is empty"
+    elif text is not None and not (len(text) <= MAX_KEY and text.isascii() and text.isprintable()):
+        problem = "holds a line break, another character that cannot be sent, or too much"
+    elif text is not None:
+        return Secret(text)
+    raise ConfigError([Fault(field, f"{source} {problem}", "one that holds the key alone")])
+
+
+def _text_of(key_file: str) -> tuple[str | None, str]:
+    try:
+        with Path(key_file).open("rb") as file:
+            return file.read(2 * MAX_KEY).decode("utf-8", "replace"), ""
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror}"
+    except ValueError:
+        return None, "has a name that no file may have"
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The document in a file. Raises `ConfigError`, for a slip of syntax with its line."""
+    name = os.fspath(path)
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise ConfigError([Fault("", f"{name} is too long", f"a file of at most {MAX_FILE} bytes")])
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        problem, allowed = error.strerror or "cannot be read", "a file that can be read"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem, allowed = f"not UTF-8 (at line {line})", "TOML in UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        problem, allowed = str(error), "TOML"
+    except ValueError:
+        problem, allowed = "a file name or a number that is none", "TOML"
+    except RecursionError:
+        problem, allowed = "nested too deeply", f"at most {MAX_DEPTH} levels"
+    raise ConfigError([Fault("", f"{name}: {problem}", allowed)])
+
+
+def oversized(value: object, path: str, depth: int = 0) -> Iterator[Fault]:
+    """What no settings object should have to look at: Python itself fails to print such numbers, or to walk such depths."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield Fault(path, "a whole number beyond 64 bits", "a smaller one")
+    elif isinstance(value, Mapping | list | tuple) and depth > MAX_DEPTH:
+        yield Fault(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[object, object]", value).items():
+            below = step(key)
+            yield from oversized(item, path + below if below[0] == "[" or not path else f"{path}.{below}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(items_of(cast("object", value))):
+            yield from oversized(item, f"{path}[{place}]", depth + 1)

@@ -1,0 +1,255 @@
+"""Drives one call: route -> ticket -> lease -> attempt -> settle, again where that can help, in the caller's own task.
+
+The engine owns no state that outlives a call. What an attempt does is given to it (`Job.perform`): a user's function for
+`run`, one HTTP exchange for a transport.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from balancer.actors.dispatcher import Dispatcher, OthersOut
+from balancer.actors.lease import Lease
+from balancer.actors.messages import Ticket
+from balancer.core.account import describe
+from balancer.core.budget import RetrySettings
+from balancer.core.call import Call
+from balancer.core.decision import Decision
+from balancer.core.hedging import HedgeSettings
+from balancer.core.outcome import AttemptFailed, Evidence, Served, TimedOut
+from balancer.core.plan import CallPlan, Next
+from balancer.engine.ends import ABORTED, Aborted, End, Lost, Raised, Won
+from balancer.engine.race import Race
+from balancer.errors import AttemptsFailed, BalancerError, Closed
+from balancer.routing.router import Route, Router, RoutingContext
+
+T = TypeVar("T")
+
+
+@attrs.frozen(eq=False)
+class Job(Generic[T]):
+    """One call and how to attempt it.
+
+    Args:
+        call: what was asked.
+        perform: runs one attempt under a lease. It returns once the attempt is committed, with the lease settled or handed to
+            what it returns; it raises what went wrong, with the lease unsettled.
+        evidence: what an exception of `perform` says about the account; `None` if nothing: then it is the caller's.
+        discard: ends a committed value that came second.
+        dialect: what an account must speak; `None` for any.
+        patience: seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as
+            the engine lets a call wait.
+        commit_timeout: seconds that one attempt may take until it is committed.
+    """
+
+    call: Call
+    perform: Callable[[Lease], Awaitable[T]]
+    evidence: Callable[[Exception, Lease], Evidence | None]
+    discard: Callable[[T], None]
+    dialect: str | None = None
+    patience: float | None = None
+    commit_timeout: float = math.inf
+
+
+@attrs.define(eq=False)
+class Engine:
+    """What every call needs.
+
+    Args:
+        dispatcher: places attempts.
+        router: says where they may go.
+        retry, hedge: the settings of extra attempts.
+        max_attempts: attempts of one call that may end in a failure.
+        max_wait_for: seconds that a call without a deadline may wait for accounts.
+        rng: for backoff.
+
+    Attributes:
+        calls: calls so far.
+    """
+
+    dispatcher: Dispatcher
+    router: Router
+    retry: RetrySettings
+    hedge: HedgeSettings
+    max_attempts: int
+    max_wait_for: float
+    rng: random.Random
+    calls: int = attrs.field(default=0, init=False)
+
+    async def drive(self, job: Job[T]) -> tuple[T, Decision]:
+        """Serve the call; what its attempt committed, and its record.
+
+        Raises a `BalancerError` with the decision, or what `perform` raised as the caller's own."""
+        deadline = trio.current_effective_deadline()
+        if deadline == -math.inf:
+            await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        self.calls += 1
+        self.dispatcher.retries.earn(now)
+        self.dispatcher.hedges.earn(now)
+        drive = _Drive(self, job, deadline)
+        return await drive.run(), drive.decision
+
+
+class _Drive(Generic[T]):
+    """One call on its way; local to its task."""
+
+    __slots__ = ("_deadline", "_engine", "_job", "_patience", "decision", "errors", "plan", "repeats")
+
+    def __init__(self, engine: Engine, job: Job[T], deadline: float) -> None:
+        self._engine = engine
+        self._job = job
+        self._patience = job.patience
+        if self._patience is None:
+            self._patience = engine.max_wait_for if deadline == math.inf else math.inf
+        self._deadline = deadline
+        self.decision = Decision(job.call)
+        self.plan = CallPlan(job.call.replayable, engine.max_attempts)
+        self.errors: list[Exception] = []
+        self.repeats = 0
+
+    async def run(self) -> T:
+        routes: tuple[Route, ...] = ()
+        refusal: BalancerError | None = None
+        while (route := await self._next_route(routes)) is not None:
+            routes = (*routes, route)
+            try:
+                return await self._follow(route)
+            except Closed:
+                raise
+            except BalancerError as error:
+                refusal = error
+        if refusal is None:
+            refusal = BalancerError("the router named no route", decision=self.decision)
+        if self.errors and refusal.__cause__ is None:
+            refusal.__cause__ = ExceptionGroup("the attempts of the call", self.errors)
+        raise refusal
+
+    async def _next_route(self, routes: tuple[Route, ...]) -> Route | None:
+        job = self._job
+        answer = self._engine.router(RoutingContext(job.call, self.decision.attempts, routes, trio.current_time()))
+        if answer is not None and not isinstance(answer, Route):
+            answer = await answer
+        if answer is not None and answer.after > 0.0:
+            await trio.sleep(answer.after)
+        return answer
+
+    async def _follow(self, route: Route) -> T:
+        """Attempt along one route until the call is served or the route has nothing more to offer."""
+        engine, plan = self._engine, self.plan
+        while True:
+            try:
+                lease = await self._place(route)
+            except OthersOut:
+                if plan.avoid == plan.too_large:
+                    raise self._failed() from None
+                plan.avoid = plan.too_large
+                await trio.sleep(engine.retry.pause(self.repeats, engine.rng))
+                self.repeats += 1
+                continue
+            ends = await self._ends(lease, route)
+            if isinstance(ends[-1], Won):
+                self.decision.outcome = ends[-1].outcome
+                return ends[-1].value
+            if not all([self._goes_on(end) for end in ends if not isinstance(end, Won)]):
+                raise self._failed()
+
+    async def _ends(self, lease: Lease, route: Route) -> list[End[T]]:
+        """How the attempt under `lease`, and a hedge beside it, ended; what won is last."""
+        hedge, job = self._engine.hedge, self._job
+        if not (hedge.enabled and job.call.hedgeable):
+            return [await self._attempt(lease)]
+
+        async def place_hedge() -> Lease | None:
+            if not self._engine.dispatcher.hedges.try_spend(trio.current_time()):
+                return None
+            try:
+                return await self._place(route, beside=lease)
+            except (trio.WouldBlock, OthersOut, BalancerError):
+                return None
+
+        return await Race(hedge.delay, self._attempt, place_hedge, job.discard).run(lease)
+
+    def _goes_on(self, end: Lost | Raised | Aborted) -> bool:
+        """Whether another attempt may follow this one; raises what ends the call at once."""
+        if isinstance(end, Aborted):
+            raise Closed("the balancer was closed during the call", decision=self.decision)
+        if isinstance(end, Raised):
+            raise end.error
+        self.errors.append(end.error)
+        self.decision.outcome = end.outcome
+        following = self.plan.after(end.account, end.outcome)
+        if following is Next.DONE and not isinstance(end.error, AttemptFailed):
+            raise end.error
+        if following is Next.SPEND:
+            return self._engine.dispatcher.retries.try_spend(trio.current_time())
+        return following is Next.REQUEUE
+
+    def _failed(self) -> BalancerError:
+        attempts = self.decision.attempts
+        ends = ", ".join(
+            f"{attempt.account}: {describe(attempt.outcome)}" for attempt in attempts if attempt.outcome is not None
+        )
+        return AttemptsFailed(f"every attempt failed ({ends})", attempts=attempts, errors=self.errors, decision=self.decision)
+
+    # -- placing ----------------------------------------------------------------------------------------------------------
+
+    async def _place(self, route: Route, *, beside: Lease | None = None) -> Lease:
+        job, decision = self._job, self.decision
+        now = trio.current_time()
+        avoid = self.plan.avoid if beside is None else self.plan.avoid | {beside.account.name}
+        ticket = Ticket(
+            job.call,
+            decision,
+            route.model,
+            route.pool,
+            job.dialect,
+            avoid,
+            min(self._deadline, now + self._patience - decision.waited_for),
+            self._deadline,
+            beside is not None,
+        )
+        lease = await self._engine.dispatcher.place(ticket)
+        decision.waited_for += trio.current_time() - now
+        return lease
+
+    # -- attempting -------------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, lease: Lease) -> End[T]:
+        job = self._job
+        scope = trio.CancelScope(deadline=lease.record.started_at + job.commit_timeout)
+        lease.guard(scope.cancel)
+        try:
+            with scope:
+                value = await job.perform(lease)
+                return Won(lease.record.outcome or Served(), value)
+        except Exception as error:
+            return self._lost(lease, error)
+        except BaseException:
+            lease.withdraw()
+            raise
+        if lease.settled:
+            return ABORTED
+        outcome = TimedOut("connect" if lease.unsent else "headers")
+        lease.settle(outcome)
+        return Lost(lease.account.name, outcome, trio.TooSlowError(describe(outcome)))
+
+    def _lost(self, lease: Lease, error: Exception) -> Lost | Raised | Aborted:
+        if lease.settled:
+            return ABORTED
+        try:
+            evidence = self._job.evidence(error, lease)
+        except BaseException:
+            lease.withdraw()
+            raise
+        if evidence is None:
+            lease.withdraw()
+            return Raised(error)
+        lease.settle(evidence.outcome, usage=evidence.usage, limits=evidence.limits)
+        return Lost(lease.account.name, evidence.outcome, error)

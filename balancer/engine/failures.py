@@ -1,0 +1,90 @@
+"""What an exception of an attempt says: evidence about the account, or nothing (then it is the caller's own)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import httpx
+import trio
+
+from balancer.core.outcome import AttemptFailed, Evidence, Faulted, Outcome, TimedOut
+from balancer.providers.provider import Provider
+from balancer.providers.values import Headers
+
+
+def evidence_of(error: Exception, provider: Provider, now: float) -> Evidence | None:
+    """Evidence from an exception that an attempt raised; `None` if it says nothing about the backend.
+
+    In this order: `AttemptFailed` says it outright; an exception with a `.response` is classified by the provider; transport
+    errors of httpx and httpx2, `OSError` and `trio.TooSlowError` are failures of the backend.
+    """
+    if isinstance(error, AttemptFailed):
+        return Evidence(error.outcome, error.usage, error.limits)
+    if (evidence := _of_response(getattr(error, "response", None), provider, now)) is not None:
+        return evidence
+    if (outcome := _of_transport_error(error)) is not None:
+        return Evidence(outcome)
+    return None
+
+
+def _of_response(response: Any, provider: Provider, now: float) -> Evidence | None:
+    status = getattr(response, "status_code", None)
+    if isinstance(status, bool) or not isinstance(status, int):
+        return None
+    headers = Headers(_raw_headers(getattr(response, "headers", None)))
+    evidence = provider.evidence(status, headers, _body(response), now)
+    return Evidence(evidence.outcome, evidence.usage, evidence.limits or provider.limits_seen(headers))
+
+
+def _raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:
+    raw = getattr(headers, "raw", None)
+    if raw is None:
+        items = getattr(headers, "items", None)
+        raw = items() if callable(items) else ()
+    pairs: list[tuple[bytes, bytes]] = []
+    for pair in raw if isinstance(raw, Iterable) else ():
+        if isinstance(pair, tuple) and len(pair) == 2:
+            pairs.append((_bytes(pair[0]), _bytes(pair[1])))
+    return pairs
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("latin-1", "replace")
+
+
+def _body(response: Any) -> bytes:
+    try:
+        content = response.content
+    except Exception:  # libraries raise their own error for a body that was not read; then there is none to look at
+        return b""
+    return content if isinstance(content, bytes) else b""
+
+
+def _of_transport_error(error: Exception) -> Outcome | None:
+    for library in _libraries():
+        if isinstance(error, library.ConnectTimeout):
+            return TimedOut("connect")
+        if isinstance(error, library.TimeoutException):
+            return TimedOut({library.ReadTimeout: "read", library.WriteTimeout: "write"}.get(type(error), ""))
+        if isinstance(error, library.ConnectError):
+            return Faulted("connect error", sent=False)
+        if isinstance(error, library.UnsupportedProtocol):
+            return None  # a wrong URL is the caller's
+        if isinstance(error, library.TransportError):
+            return Faulted(type(error).__name__)
+    if isinstance(error, trio.TooSlowError | TimeoutError):
+        return TimedOut()
+    if isinstance(error, ConnectionRefusedError):
+        return Faulted("connect error", sent=False)
+    if isinstance(error, OSError | trio.BrokenResourceError | trio.ClosedResourceError):
+        return Faulted(type(error).__name__)
+    return None
+
+
+def _libraries() -> list[ModuleType | Any]:
+    """httpx, and httpx2 where the application has imported it: its errors can come from nowhere else."""
+    second = sys.modules.get("httpx2")
+    return [httpx] if second is None else [httpx, second]

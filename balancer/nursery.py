@@ -1,0 +1,333 @@
+"""Builds the actors of one configuration, starts them, and ends them in reverse: calls first, then the actors, then sockets."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, overload
+
+import attrs
+import httpx
+import trio
+
+from balancer import logs
+from balancer.actors.dispatcher import Dispatcher
+from balancer.actors.lease import Lease
+from balancer.actors.supervisor import Supervisor
+from balancer.config import BalancerConfig, pool_tiers, resolve_keys
+from balancer.core.budget import Budget
+from balancer.core.call import Call
+from balancer.core.outcome import Evidence, Served
+from balancer.core.settings import Account
+from balancer.core.snapshot import AccountSnapshot
+from balancer.engine.engine import Engine, Job
+from balancer.engine.failures import evidence_of
+from balancer.engine.mapping import Result, map_calls
+from balancer.engine.unwrapping import Unwrapped
+from balancer.errors import ConfigError, Fault
+from balancer.providers.provider import get_provider
+from balancer.routing.table import TableRouter
+from balancer.selection import make_selector
+from balancer.transports.link import AccountLink, check_addresses
+from balancer.transports.seams import Seam, httpx2_transport, httpx_transport
+
+T = TypeVar("T")
+
+HEDGE_BURST = 1.0
+"""Hedges allowed at the start, before calls have earned any: the first slow call may be rescued."""
+
+
+@attrs.frozen
+class Totals:
+    """Sums since the start.
+
+    Attributes:
+        calls: calls that were begun.
+        served, refused, failed: attempts by how they ended.
+    """
+
+    calls: int
+    served: int
+    refused: int
+    failed: int
+
+
+@attrs.frozen
+class Statistics:
+    """A balancer at one moment.
+
+    Attributes:
+        accounts: account name -> its snapshot.
+        waiting: calls that wait for an account.
+        in_flight: attempts that hold a lease.
+        totals: sums since the start.
+    """
+
+    accounts: Mapping[str, AccountSnapshot]
+    waiting: int
+    in_flight: int
+    totals: Totals
+
+
+class BalancerNursery:
+    """The actors of one configuration, and what an application asks of them. Made by `open_balancer`.
+
+    It is no nursery to start tasks in: work in the background is `nursery.start_soon(balancer.run, call, attempt)` in the
+    application's own.
+    """
+
+    def __init__(self, config: BalancerConfig, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._config = config
+        self._rng = random.Random(config.seed)
+        self._supervisors: dict[str, Supervisor] = {}
+        self._retired: list[Supervisor] = []
+        self._settled = trio.Event()
+        self._dispatcher = Dispatcher(
+            selector=make_selector(config.selector),
+            rng=random.Random(self._rng.random()),
+            max_waiting=config.max_waiting,
+            retries=_retry_budget(config),
+            hedges=_hedge_budget(config),
+        )
+        self._engine = Engine(
+            dispatcher=self._dispatcher,
+            router=TableRouter(config.routes),
+            retry=config.retry,
+            hedge=config.hedge,
+            max_attempts=config.max_attempts,
+            max_wait_for=config.max_wait_for,
+            rng=random.Random(self._rng.random()),
+        )
+        for account in config.accounts:
+            self._add(account)
+        self._dispatcher.pools = self._pools(config)
+
+    def __repr__(self) -> str:
+        return f"<BalancerNursery: {len(self._supervisors)} accounts, {self._in_flight()} in flight>"
+
+    # -- calls ------------------------------------------------------------------------------------------------------------
+
+    async def run(self, call: Call, attempt: Callable[[Lease], Awaitable[T]]) -> T:
+        """Serve one call by a function of yours: it is given a lease on an account and makes one attempt there.
+
+        Returning is `Served`, charged as reserved unless `lease.report(usage=...)` was called. `AttemptFailed(outcome)` says
+        outright how it ended; an exception with a `.response` is classified by the provider; transport errors of httpx and
+        httpx2, `OSError` and `trio.TooSlowError` are failures of the backend; anything else is yours: re-raised unchanged at
+        once, no failover, no blame. `attempt` may run more than once, and at once only for `Call(hedgeable=True)`.
+
+        Args:
+            call: what is asked. Its demand is reserved before the attempt.
+            attempt: makes one attempt. The lease ends when it returns, so a stream is consumed inside.
+
+        Raises:
+            BalancerError: one of its children, with the decision.
+        """
+
+        async def perform(lease: Lease) -> T:
+            value = await attempt(lease)
+            lease.settle(Served())
+            return value
+
+        value, _ = await self._engine.drive(Job(call, perform, _evidence, _keep))
+        return value
+
+    def map(
+        self,
+        calls: Iterable[Call] | AsyncIterable[Call],
+        attempt: Callable[[Lease], Awaitable[T]],
+        limit: int = 64,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Result[T]]]:
+        """Serve many calls, at most `limit` at once; `async with` gives an async iterator of their results as they finish.
+
+        `calls` is read only as room appears. A failed call is a result, never raised. Leaving the block cancels the rest.
+        """
+        return map_calls(self.run, calls, attempt, limit)
+
+    @overload
+    def transport(self, library: Literal["httpx"] = "httpx", mount: str = "/v1") -> httpx.AsyncBaseTransport: ...
+
+    @overload
+    def transport(self, library: Literal["httpx2"], mount: str = "/v1") -> Any: ...
+
+    def transport(self, library: str = "httpx", mount: str = "/v1") -> Any:
+        """A transport for a client of `library`: each of its requests is placed on one of the accounts.
+
+        Args:
+            library: `"httpx"` or `"httpx2"`.
+            mount: the path that stands for an account's `base_url`; `""`: any path is joined to it.
+
+        Raises:
+            ValueError: another library, or a mount that is no path.
+            ImportError: httpx2 is not installed.
+        """
+        if mount and (not mount.startswith("/") or mount.endswith("/")):
+            raise ValueError('mount is a path like "/v1", or ""')
+        seam = Seam(self._engine, mount, lambda: self._config.headers_timeout, self._speaks)
+        match library:
+            case "httpx":
+                return httpx_transport(seam)
+            case "httpx2":
+                return httpx2_transport(seam)
+            case _:
+                raise ValueError('library is "httpx" or "httpx2"')
+
+    # -- state ------------------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """The accounts and queues as they are now."""
+        now = trio.current_time()
+        accounts = {name: supervisor.snapshot(now) for name, supervisor in self._supervisors.items()}
+        totals = Totals(
+            self._engine.calls,
+            sum(snapshot.served for snapshot in accounts.values()),
+            sum(snapshot.refused for snapshot in accounts.values()),
+            sum(snapshot.failed for snapshot in accounts.values()),
+        )
+        return Statistics(MappingProxyType(accounts), self._dispatcher.waiting, self._in_flight(), totals)
+
+    async def reconfigure(self, config: BalancerConfig | Mapping[str, Any] | str) -> None:
+        """Use another configuration from now on. What is in flight, learned, charged and ejected stays as it is.
+
+        Attempts on an account that is no longer there end as they would have. Raises `ConfigError` and changes nothing.
+        """
+        new = _ready(config)
+        selector = self._dispatcher.selector if new.selector == self._config.selector else make_selector(new.selector)
+        check_addresses(new.accounts)
+        for name in self._supervisors.keys() - {account.name for account in new.accounts}:
+            supervisor = self._supervisors.pop(name)
+            supervisor.retire()
+            self._retired.append(supervisor)
+        for account in new.accounts:
+            if (supervisor := self._supervisors.get(account.name)) is None:
+                self._nursery.start_soon(self._add(account).run, name=f"balancer supervisor {account.name}")
+            else:
+                await supervisor.reconfigure(account, new.health)
+        if new.retry != self._config.retry:
+            self._dispatcher.retries = _retry_budget(new)
+        if new.hedge != self._config.hedge:
+            self._dispatcher.hedges = _hedge_budget(new)
+        self._config = new
+        engine = self._engine
+        engine.router, engine.retry, engine.hedge = TableRouter(new.routes), new.retry, new.hedge
+        engine.max_attempts, engine.max_wait_for = new.max_attempts, new.max_wait_for
+        self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting)
+
+    # -- life -------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the actors."""
+        for supervisor in self._supervisors.values():
+            self._nursery.start_soon(supervisor.run, name=f"balancer supervisor {supervisor.name}")
+        self._nursery.start_soon(self._dispatcher.run, name="balancer dispatcher")
+        logs.info("balancer.nursery_started", accounts=list(self._supervisors))
+
+    async def drain(self) -> None:
+        """Take no new call, and give those that run `drain_timeout` seconds to end."""
+        self._dispatcher.close()
+        with trio.move_on_after(self._config.drain_timeout):
+            while self._in_flight():
+                self._settled = trio.Event()
+                await self._settled.wait()
+
+    def close(self) -> None:
+        """End every call and every connection, at once and synchronously."""
+        self._dispatcher.close()
+        for supervisor in (*self._supervisors.values(), *self._retired):
+            supervisor.abort()
+        logs.info("balancer.nursery_closed", calls=self._engine.calls)
+
+    def _add(self, account: Account) -> Supervisor:
+        provider = get_provider(account.provider)
+        supervisor = self._supervisors[account.name] = Supervisor(
+            account=account,
+            link=AccountLink(account),
+            rng=random.Random(self._rng.random()),
+            ring=self._ring,
+            health=self._config.health,
+            idle_timeout=self._config.idle_timeout,
+            dialects=provider.dialects,
+            shows_limits=bool(provider.dialects),
+        )
+        return supervisor
+
+    def _ring(self) -> None:
+        self._dispatcher.ring()
+        if not self._settled.is_set():
+            self._settled.set()
+
+    def _pools(self, config: BalancerConfig) -> dict[str, tuple[tuple[Supervisor, ...], ...]]:
+        return {
+            pool: tuple(tuple(self._supervisors[name] for name in tier) for tier in tiers)
+            for pool, tiers in pool_tiers(config).items()
+        }
+
+    def _in_flight(self) -> int:
+        self._retired = [supervisor for supervisor in self._retired if supervisor.in_flight]
+        return sum(supervisor.in_flight for supervisor in (*self._supervisors.values(), *self._retired))
+
+    def _speaks(self, dialect: str) -> bool:
+        return any(dialect in supervisor.dialects for supervisor in self._supervisors.values())
+
+
+@asynccontextmanager
+async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> AsyncIterator[BalancerNursery]:
+    """Start a balancer for the length of a block.
+
+    A normal exit drains: new calls and calls that wait get `Closed`, those that run get `drain_timeout` seconds, then they are
+    cancelled. An exit by exception or cancel does not wait. An exception of the block leaves it unchanged.
+
+    Args:
+        config: a `BalancerConfig`, a mapping laid out as the TOML file, or the path of one.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        BalancerError: an actor failed three times in a minute.
+    """
+    ready = _ready(config)
+    check_addresses(ready.accounts)
+    with Unwrapped():
+        async with trio.open_nursery() as nursery:
+            balancer = BalancerNursery(ready, nursery)
+            balancer.start()
+            try:
+                yield balancer
+                await balancer.drain()
+            finally:
+                balancer.close()
+                nursery.cancel_scope.cancel()
+
+
+def _ready(config: BalancerConfig | Mapping[str, Any] | str) -> BalancerConfig:
+    ready = resolve_keys(BalancerConfig.of(config), os.environ)
+    faults = [
+        Fault(
+            f"accounts[{place}].provider",
+            '"mock" without a started backend',
+            "balancer.testing.mock_backends(config) starts it",
+        )
+        for place, account in enumerate(ready.accounts)
+        if account.provider == "mock"
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return ready
+
+
+def _retry_budget(config: BalancerConfig) -> Budget:
+    return Budget(config.retry.max_extra_ratio, config.retry.reserve_per_second)
+
+
+def _hedge_budget(config: BalancerConfig) -> Budget:
+    return Budget(config.hedge.max_extra_ratio, burst=HEDGE_BURST)
+
+
+def _evidence(error: Exception, lease: Lease) -> Evidence | None:
+    return evidence_of(error, get_provider(lease.account.provider), trio.current_time())
+
+
+def _keep(_value: object) -> None:
+    """A value of `run` that came second needs no ending: its attempt has returned."""

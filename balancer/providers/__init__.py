@@ -1,0 +1,1 @@
+"""Per provider: bytes and headers in, `Evidence` and `Demand` out. Pure."""

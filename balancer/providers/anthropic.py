@@ -1,0 +1,116 @@
+"""Anthropic: limits as instants in `anthropic-ratelimit-*`, errors told apart by `error.type` and `details.error_code`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import attrs
+
+from balancer.core.outcome import (
+    Billing,
+    CallerFault,
+    Evidence,
+    Faulted,
+    LimitSeen,
+    ModelMissing,
+    Outcome,
+    Overloaded,
+    Ramp,
+    RateLimited,
+    Served,
+    TimedOut,
+    Unauthorized,
+)
+from balancer.providers.auth import in_header
+from balancer.providers.judging import Case, Kind, judge, read_error
+from balancer.providers.limits import LONGEST_RESET, Family, limits_in
+from balancer.providers.values import Headers, ValueInvalid, date_of, rfc3339, wait_until
+
+ERRORS: Mapping[str, Kind] = {
+    "ramp_limit_exceeded": Ramp,
+    "organization_on_hold": Billing,
+    "billing_error": Billing,
+    "authentication_error": Unauthorized,
+    "permission_error": ModelMissing,
+    "not_found_error": ModelMissing,
+    "conflict_error": Faulted,
+    "request_too_large": CallerFault,
+    "rate_limit_error": RateLimited,
+    "api_error": Faulted,
+    "timeout_error": TimedOut,
+    "overloaded_error": Overloaded,
+}
+"""`invalid_request_error` is not among them: its status says the same, and under a 5xx the status is right."""
+
+FAMILIES = tuple(
+    Family(
+        name.replace("-", "_"),
+        name.replace("-", "_"),
+        f"anthropic-ratelimit-{name}-limit".encode(),
+        f"anthropic-ratelimit-{name}-remaining".encode(),
+        f"anthropic-ratelimit-{name}-reset".encode(),
+        1.0 if name == "requests" else 1000.0,
+    )
+    for name in ("requests", "tokens", "input-tokens", "output-tokens")
+)
+SERVED = Served()
+NO_HEADERS = Headers(())
+
+_OWN_SPEND_LIMIT = re.compile(r"You have reached your specified (?:workspace )?API usage limits", re.IGNORECASE)
+_REGAIN = re.compile(r"regain access on ([0-9]{4}-[0-9]{2}-[0-9]{2}) at ([0-9]{2}:[0-9]{2}) UTC", re.ASCII)
+
+
+def reset_after(value: bytes, headers: Headers) -> float:
+    """Resets are instants, read against the response's date."""
+    return wait_until(rfc3339(value), headers)
+
+
+@attrs.frozen
+class Anthropic:
+    """Limits in `anthropic-ratelimit-*`, the credential in `x-api-key`, typed error objects."""
+
+    name: str = "anthropic"
+    base_url: str | None = "https://api.anthropic.com/v1"
+    dialects: frozenset[str] = frozenset(("anthropic.messages",))
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ((b"anthropic-version", b"2023-06-01"),)
+
+    def credential_header(self, secret_text: str, auth: str | Mapping[str, str]) -> tuple[bytes, bytes]:
+        """The header that carries the credential."""
+        return in_header(secret_text, auth or {"header": "x-api-key"})
+
+    def limits_seen(self, headers: Headers) -> tuple[LimitSeen, ...]:
+        """The limits that the response's headers show."""
+        return limits_in(headers, FAMILIES, reset_after)
+
+    def evidence(self, status: int, headers: Headers, body: bytes, now: float) -> Evidence:
+        """What a response tells about its account."""
+        limits = self.limits_seen(headers)
+        if 200 <= status <= 299:
+            return Evidence(SERVED, None, limits)
+        return Evidence(_judge(Case(status, headers, read_error(body), limits, now)), None, limits)
+
+    def evidence_of_error(self, body: bytes, now: float) -> Evidence:
+        """What an error inside an answer tells about its account."""
+        return Evidence(_judge(Case(None, NO_HEADERS, read_error(body), (), now)))
+
+
+def _judge(case: Case) -> Outcome:
+    outcome = Billing() if _OWN_SPEND_LIMIT.match(case.said.message) else judge(case, ERRORS)
+    return Billing(_access_at(case)) if isinstance(outcome, Billing) else outcome
+
+
+def _access_at(case: Case) -> float | None:
+    """Trio time at which a spend cap ends: the date of the text, or for the monthly cap the next first of a month."""
+    try:
+        if match := _REGAIN.search(case.said.message):
+            instant = rfc3339(f"{match[1]}T{match[2]}:00Z")
+        elif "enforced_spend_limit_reached" in case.said.codes and (made_at := date_of(case.headers)) is not None:
+            day = datetime.fromtimestamp(made_at, UTC)
+            instant = datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC).timestamp()
+        else:
+            return None
+        return case.now + min(wait_until(instant, case.headers), LONGEST_RESET)
+    except (ValueInvalid, ValueError, OverflowError):
+        return None

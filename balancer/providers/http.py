@@ -1,0 +1,53 @@
+"""Any HTTP API: the status and the common headers tell what there is to tell, bodies are the application's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from balancer.core.outcome import CallerFault, Evidence, Faulted, LimitSeen, Served
+from balancer.providers.auth import in_header
+from balancer.providers.judging import Case, Said, judge
+from balancer.providers.limits import Family, limits_in
+from balancer.providers.values import Headers, any_wait
+
+FAMILIES = tuple(
+    Family("requests", "requests", f"{prefix}-limit".encode(), f"{prefix}-remaining".encode(), f"{prefix}-reset".encode())
+    for prefix in ("ratelimit", "x-ratelimit", "x-rate-limit")
+)
+SERVED = Served()
+
+CALLERS_OWN = frozenset((404, 409, 424, 498))
+"""Statuses that an LLM provider uses about itself, and any other API about what it was asked."""
+
+
+@attrs.frozen
+class PlainHTTP:
+    """`Retry-After` and `RateLimit-*`, a bearer credential, no dialect."""
+
+    name: str = "http"
+    base_url: str | None = None
+    dialects: frozenset[str] = frozenset()
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def credential_header(self, secret_text: str, auth: str | Mapping[str, str]) -> tuple[bytes, bytes]:
+        """The header that carries the credential."""
+        return in_header(secret_text, auth or "bearer")
+
+    def limits_seen(self, headers: Headers) -> tuple[LimitSeen, ...]:
+        """The one limit of requests that the response's headers show, under the first of its names that is used."""
+        return limits_in(headers, FAMILIES, any_wait)[:1]
+
+    def evidence(self, status: int, headers: Headers, body: bytes, now: float) -> Evidence:
+        """What a response tells about its account."""
+        limits = self.limits_seen(headers)
+        if 200 <= status <= 299 or status == 304:
+            return Evidence(SERVED, None, limits)
+        if status in CALLERS_OWN:
+            return Evidence(CallerFault(), None, limits)
+        return Evidence(judge(Case(status, headers, Said(), limits, now), {}), None, limits)
+
+    def evidence_of_error(self, body: bytes, now: float) -> Evidence:
+        """What an error inside an answer tells about its account."""
+        return Evidence(Faulted("an error inside the answer"))

@@ -1,0 +1,332 @@
+"""One table of a document becomes one settings object, or one `ConfigError` with every fault of the table.
+
+cattrs walks the fields of the settings class; each field's hook is strict: the `Range` in its metadata or its own converter
+decides, and nothing is coerced. What no single class of the core can know (the providers that exist, what an address or a
+header may be) is checked here as well, so that classes and mappings are held to the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from balancer.core.setting import RANGE, Range, shown
+from balancer.core.settings import Account, Limits, Pool
+from balancer.errors import ConfigError, Fault
+from balancer.providers.provider import PROVIDERS
+
+T = TypeVar("T")
+
+PROVIDER_NAMES = (*PROVIDERS, "mock")
+NAME_FORM = 'a text of 1 to 100 printable characters that does not begin with "@"'
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?", re.ASCII)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
+_ADDRESS = re.compile(r"[!-~]{1,2048}", re.ASCII)
+# These decide where a message ends or which server it is for; one sent from a table would contradict the real one.
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+
+
+@contextmanager
+def gathered(faults: list[Fault], path: str = "") -> Generator[None]:
+    """Collects the faults of the block, seen from `path`, instead of letting the `ConfigError` out."""
+    try:
+        yield
+    except ConfigError as error:
+        faults += [fault.below(path) for fault in error.faults]
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for texts that must not show it."""
+    match value:
+        case bool():
+            return "true or false"
+        case str():
+            return "a text"
+        case int() | float():
+            return "a number"
+        case Mapping():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def told(value: object) -> str:
+    """A value in an error text: a plain one as it is, of a table or list only the kind, since a key may lie inside."""
+    return shown(value) if isinstance(value, str | int | float) else kind_of(value)
+
+
+def step(key: object) -> str:
+    """A key as one step of a path."""
+    return key if isinstance(key, str) and _BARE_KEY.fullmatch(key) else f"[{shown(key)}]"
+
+
+def hint(name: object, known: Collection[str]) -> str:
+    """` (did you mean "x"?)` where a known name is near, else nothing; nothing too where looking would take long."""
+    if not isinstance(name, str) or len(name) > 100 or len(known) > 200:
+        return ""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+def unknown_key(key: object, known: Collection[str]) -> Fault:
+    """The fault of a key that nothing reads."""
+    return Fault(step(key), "unknown key" + hint(key, known), ", ".join(known))
+
+
+def table_of(given: object) -> Mapping[object, Any]:
+    """`given` as a table. Raises `ConfigError`; its text says what was given, never the value, which may hold keys."""
+    if isinstance(given, Mapping):
+        return cast("Mapping[object, Any]", given)
+    raise ConfigError([Fault("", kind_of(given), "a table")])
+
+
+def items_of(given: object) -> Sequence[object]:
+    """The items of a list or tuple; nothing of anything else."""
+    return cast("Sequence[object]", given) if isinstance(given, list | tuple) else ()
+
+
+def structure(cls: type[T], given: object) -> T:
+    """A settings object from a mapping, or from one made in code, which is checked again. Raises `ConfigError`."""
+    if isinstance(given, cls):
+        given = {field.name: getattr(given, field.name) for field in attrs.fields(cast("type[Any]", cls))}
+    table = table_of(given)
+    faults = list(_relations(table)) if cls is Account else []
+    try:
+        value = _CONVERTER.structure(table, cls)
+    except cattrs.ClassValidationError as error:
+        faults = [*_flattened(error, table), *faults]
+    else:
+        if not faults:
+            return value
+    raise ConfigError(faults)
+
+
+def check_field(field: attrs.Attribute[Any], given: object) -> None:
+    """Hold one value against its field. Raises `ConfigError` that names the field."""
+    allowed: Range | None = field.metadata.get(RANGE)
+    if allowed is not None and not allowed.admits(given):
+        # A credential written where its variable's name belongs is the commonest slip: never shown.
+        text = kind_of(given) if field.name in ("key_env", "key_file") else told(given)
+        raise ConfigError([Fault(field.name, text, allowed.allowed)])
+
+
+def _strict(cls: type[Any], converter: cattrs.Converter) -> Any:
+    overrides: Any = {field.name: override(struct_hook=_hook(cls, field)) for field in attrs.fields(cls)}
+    return make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **overrides)
+
+
+def _hook(cls: type[Any], field: attrs.Attribute[Any]) -> Callable[[Any, object], Any]:
+    check = _CHECKS.get((cls, field.name))
+    convert = cast("Callable[[Any], Any] | None", field.converter)  # pyright: ignore[reportUnknownMemberType]
+
+    def hook(given: Any, _type: object) -> Any:
+        check_field(field, given)
+        if check is not None and given is not None:
+            faults: list[Fault] = []
+            with gathered(faults, field.name):
+                check(given)
+            if faults:
+                raise ConfigError(faults)
+        return given if convert is None else convert(given)
+
+    return hook
+
+
+def _flattened(error: cattrs.ClassValidationError, table: Mapping[object, Any]) -> Iterator[Fault]:
+    fields = {field.name: field for field in attrs.fields(error.cl)}
+    for fault in error.exceptions:
+        match fault:
+            case ConfigError():
+                yield from fault.faults
+            case cattrs.ForbiddenExtraKeysError():
+                yield from (unknown_key(key, fields) for key in table if key in fault.extra_fields)
+            case KeyError():
+                name = str(fault.args[0])
+                allowed: Range | None = fields[name].metadata.get(RANGE)
+                yield Fault(name, "missing", allowed.allowed if allowed else "a value")
+            case _:
+                raise fault
+
+
+def _relations(table: Mapping[object, Any]) -> Iterator[Fault]:
+    sources = [name for name in ("key", "key_env", "key_file") if table.get(name) is not None]
+    if len(sources) > 1:
+        yield Fault(sources[1], " and ".join(sources) + " together", "only one of key, key_env, key_file")
+    if table.get("provider") == "http" and table.get("base_url") is None:
+        yield Fault("base_url", "missing", 'an address: provider "http" has none of its own')
+
+
+def check_name(given: object) -> None:
+    """The name of an account or a pool."""
+    if not (isinstance(given, str) and 0 < len(given) <= 100 and given.isprintable() and given[0] != "@" and given.strip()):
+        raise ConfigError([Fault("", shown(given), NAME_FORM)])
+
+
+def _provider(given: str) -> None:
+    if given not in PROVIDER_NAMES:
+        raise ConfigError([Fault("", shown(given) + hint(given, PROVIDER_NAMES), ", ".join(PROVIDER_NAMES))])
+
+
+def _base_url(given: str) -> None:
+    problem = _address_problem(given)
+    if problem:
+        # An address with userinfo or a query may hold a credential.
+        text = problem if "@" in given or "?" in given else f"{shown(given)}: {problem}"
+        raise ConfigError([Fault("", text, "http:// or https://, a host and a path: https://host.example/v1")])
+
+
+def _address_problem(given: str) -> str:
+    if not _ADDRESS.fullmatch(given) or "\\" in given:
+        return "a character that no address may have"
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError:
+        return "a host or port that is none"
+    decoded = unquote(unquote(parts.path))
+    problems = {
+        "a scheme other than http and https": parts.scheme not in ("http", "https"),
+        "a user or password in the address": "@" in parts.netloc,
+        "no host": not parts.hostname,
+        "a host or port that is none": not _HOST.fullmatch(parts.netloc) or port == 0,
+        "a query (params are sent with every request)": "?" in given,
+        "a fragment": "#" in given,
+        "a path with .. or an encoded slash": bool(
+            {"..", "."} & set(decoded.split("/")) or "\\" in decoded or re.search(r"%(?:25)*2f", parts.path, re.IGNORECASE)
+        ),
+    }
+    return next((problem for problem, found in problems.items() if found), "")
+
+
+def _host(given: str) -> None:
+    if not _HOST.fullmatch(given):
+        raise ConfigError([Fault("", shown(given), "a host name, with a port where it needs one")])
+
+
+def _key(given: object) -> None:
+    if isinstance(given, str) and given != given.strip():
+        raise ConfigError([Fault("", "a value with space around it, or nothing but space", "the key alone")])
+
+
+def _key_file(given: str) -> None:
+    if not given:
+        raise ConfigError([Fault("", shown(given), "the path of a file")])
+
+
+def _key_env(given: str) -> None:
+    if not VARIABLE.fullmatch(given):
+        raise ConfigError([Fault("", "a text that names no variable", "the name of an environment variable")])
+
+
+def _headers(given: object) -> None:
+    _sent(given, dict.fromkeys(_FRAMING, "any other header: the transport sets this one"))
+
+
+def _params(given: object) -> None:
+    _sent(given, {})
+
+
+def _sent(given: object, refused: Mapping[str, str]) -> None:
+    faults: list[Fault] = []
+    for name, value in table_of(given).items():
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            faults.append(Fault(step(name), "a name that cannot be sent", "letters, digits, - and _"))
+        elif name.lower() in refused:
+            faults.append(Fault(step(name), "a name that cannot be set", refused[name.lower()]))
+        elif not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value)):
+            text = "a value that cannot be sent" if isinstance(value, str) else kind_of(value)
+            faults.append(Fault(step(name), text, "a text of printable ASCII characters, no space around it"))
+    if faults:
+        raise ConfigError(faults)
+
+
+def _models(given: object) -> None:
+    if isinstance(given, Mapping):
+        places = [(step(key), value) for key, value in table_of(cast("object", given)).items()]
+    else:
+        places = [(f"[{place}]", value) for place, value in enumerate(items_of(given))]
+    _each(places, lambda name: isinstance(name, str) and bool(name), "the name of a model")
+
+
+def _auth(given: object) -> None:
+    if isinstance(given, str):
+        return  # the field's converter knows the words
+    table = table_of(given)
+    faults = [unknown_key(key, ("header",)) for key in table if key != "header"]
+    if str(table.get("header")).lower() in _FRAMING:
+        faults.append(Fault("header", told(table["header"]), "the name of a header that the transport does not set"))
+    if faults:
+        raise ConfigError(faults)
+
+
+def _allow_headers(given: object) -> None:
+    places = [(f"[{place}]", name) for place, name in enumerate(items_of(given))]
+    _each(places, lambda name: isinstance(name, str) and bool(_HEADER_NAME.fullmatch(name)), "the name of a header")
+
+
+def _each(places: Iterable[tuple[str, object]], good: Callable[[object], bool], allowed: str) -> None:
+    if faults := [Fault(path, told(value), allowed) for path, value in places if not good(value)]:
+        raise ConfigError(faults)
+
+
+def _limits(given: object) -> None:
+    if not isinstance(given, Mapping):
+        return  # the field's converter says what it must be
+    table = cast("Mapping[object, Any]", given)
+    known = Limits.keys()
+    faults = [unknown_key(key, known) for key in table if key not in known]
+    with gathered(faults):
+        Limits.parse({key: value for key, value in table.items() if key in known})
+    if faults:
+        raise ConfigError(faults)
+
+
+def _tiers(given: object) -> None:
+    form = 'a list of tiers, each a list of account names or "@" and a pool\'s name: [["a", "b"], ["@spare"]]'
+    if not items_of(given):
+        raise ConfigError([Fault("", told(given) if given else "nothing in it", form)])
+    faults: list[Fault] = []
+    for place, tier in enumerate(items_of(given)):
+        with gathered(faults, f"[{place}]"):
+            if not items_of(tier):
+                raise ConfigError([Fault("", told(tier) if tier else "nothing in it", form)])
+            places = [(f"[{position}]", entry) for position, entry in enumerate(items_of(tier))]
+            _each(places, lambda entry: isinstance(entry, str), "a name")
+    if faults:
+        raise ConfigError(faults)
+
+
+_CHECKS: Mapping[tuple[type[Any], str], Callable[[Any], object]] = {
+    (Account, "name"): check_name,
+    (Account, "provider"): _provider,
+    (Account, "base_url"): _base_url,
+    (Account, "host"): _host,
+    (Account, "key"): _key,
+    (Account, "key_env"): _key_env,
+    (Account, "key_file"): _key_file,
+    (Account, "models"): _models,
+    (Account, "headers"): _headers,
+    (Account, "params"): _params,
+    (Account, "auth"): _auth,
+    (Account, "allow_headers"): _allow_headers,
+    (Account, "limits"): _limits,
+    (Account, "mock"): table_of,
+    (Pool, "name"): check_name,
+    (Pool, "tiers"): _tiers,
+}
+_CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+_CONVERTER.register_structure_hook_factory(attrs.has, _strict)

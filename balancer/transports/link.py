@@ -1,0 +1,204 @@
+"""What carries an account's requests: its address and its own lines, real connections or a transport given in code."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import httpcore
+import httpx
+
+from balancer.core.settings import Account
+from balancer.errors import ConfigError, Fault
+from balancer.providers.provider import Provider, get_provider
+from balancer.transports.connections import Connections
+from balancer.transports.rewriting import AccountAddress
+
+RequestBody = bytes | AsyncIterable[bytes]
+
+
+class ResponseStream(Protocol):
+    """A response's body as httpcore and httpx give it."""
+
+    def __aiter__(self) -> object: ...
+
+    async def aclose(self) -> None: ...
+
+
+class RawResponse(Protocol):
+    """A response's head and body, of httpcore."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    stream: ResponseStream
+
+
+class Line(Protocol):
+    """What one exchange runs on."""
+
+    reused: bool
+
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: RequestBody,
+        timeouts: Mapping[str, float | None],
+        on_written: Callable[[], None] | None = None,
+    ) -> RawResponse:
+        """Run the exchange up to the response's head."""
+        ...
+
+
+class Lines(Protocol):
+    """The lines of one account."""
+
+    def take(self) -> Line: ...
+
+    def take_fresh(self) -> Line: ...
+
+    def give_back(self, line: Line) -> None: ...
+
+    def discard(self, line: Line) -> None: ...
+
+    def next_change(self, now: float) -> float: ...
+
+    def expire(self, now: float) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+@attrs.frozen(eq=False)
+class _InjectedResponse:
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    stream: ResponseStream
+
+
+@attrs.frozen(eq=False)
+class InjectedLines:
+    """Lines over an `httpx.AsyncBaseTransport` given in code, which keeps its own connections."""
+
+    transport: httpx.AsyncBaseTransport
+    origin: str
+    reused: bool = False
+
+    def take(self) -> InjectedLines:
+        return self
+
+    def take_fresh(self) -> InjectedLines:
+        return self
+
+    def give_back(self, line: object) -> None:
+        """Nothing is kept here."""
+
+    def discard(self, line: object) -> None:
+        """Nothing is kept here; the response's own stream is closed by who holds it."""
+
+    def next_change(self, now: float) -> float:
+        return math.inf
+
+    def expire(self, now: float) -> None:
+        """Nothing expires here."""
+
+    def abort(self) -> None:
+        """The transport is its owner's to close."""
+
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: RequestBody,
+        timeouts: Mapping[str, float | None],
+        on_written: Callable[[], None] | None = None,
+    ) -> _InjectedResponse:
+        request = httpx.Request(
+            method.decode("ascii"),
+            self.origin + target.decode("ascii"),
+            headers=list(headers),
+            content=body,
+            extensions={"timeout": dict(timeouts)},
+        )
+        if on_written is not None:
+            on_written()
+        response = await self.transport.handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        return _InjectedResponse(response.status_code, response.headers.raw, response.stream)
+
+
+class AccountLink:
+    """One account's address and lines; what its supervisor owns of the network."""
+
+    def __init__(self, account: Account) -> None:
+        self.changed: Callable[[], None] = _nobody
+        self.provider: Provider = get_provider(account.provider)
+        self.address = AccountAddress(account, self.provider, account.key)
+        self._account = account
+        self.lines = self._make_lines()
+
+    def __repr__(self) -> str:
+        return f"AccountLink({self._account.name!r})"
+
+    def give_back(self, line: Line, lines: Lines) -> None:
+        """Keep a line whose exchange ended cleanly."""
+        lines.give_back(line)
+        if lines.next_change(0.0) < math.inf:
+            self.changed()
+
+    def next_change(self, now: float) -> float:
+        """Trio time at which an idle connection expires."""
+        return self.lines.next_change(now)
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle too long."""
+        self.lines.expire(now)
+
+    def abort(self) -> None:
+        """Close everything, synchronously."""
+        self.lines.abort()
+
+    def reconfigure(self, account: Account) -> None:
+        """Use these settings for requests to come. Connections stay unless they lead elsewhere now; what runs on those ends
+        as it would have."""
+        old = self._account
+        self._account = account
+        self.provider = get_provider(account.provider)
+        self.address = AccountAddress(account, self.provider, account.key)
+        if (old.base_url, old.host, old.provider, old.transport) != (
+            account.base_url, account.host, account.provider, account.transport,
+        ):  # fmt: skip
+            self.lines.expire(math.inf)
+            self.lines = self._make_lines()
+
+    def _make_lines(self) -> Lines:
+        address = self.address
+        if self._account.transport is not None:
+            origin = f"{address.scheme.decode()}://{address.host_header.decode()}"
+            return InjectedLines(self._account.transport, origin)
+        secure = address.scheme == b"https"
+        return Connections(
+            httpcore.Origin(address.scheme, address.host, address.port),
+            ssl_context=ssl.create_default_context() if secure else None,
+            sni_host=address.server_name,
+        )
+
+
+def check_addresses(accounts: Sequence[Account]) -> None:
+    """Whether requests can be addressed to every account. Raises `ConfigError` with every fault."""
+    faults: list[Fault] = []
+    for place, account in enumerate(accounts):
+        try:
+            AccountAddress(account, get_provider(account.provider), account.key)
+        except ConfigError as error:
+            faults += [fault.below(f"accounts[{place}]") for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _nobody() -> None:
+    """Nobody listens yet."""

@@ -1,0 +1,260 @@
+"""What of a caller's request goes to an account: the path below the mount, the headers allowed, the account's own credential.
+
+A request never carries its caller's credentials or address to a backend, and an account's never leave for another origin: the
+target is built from checked parts, below the account's base path, and the connection it goes out on knows one origin.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_plus, urlsplit
+
+from balancer.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from balancer.core.secret import Secret
+    from balancer.core.settings import Account
+    from balancer.providers.provider import Provider
+
+LLM_HEADERS = frozenset((b"accept", b"content-type", b"user-agent", b"idempotency-key", b"traceparent", b"tracestate"))
+LLM_PREFIXES = (b"openai-", b"anthropic-", b"x-stainless-")
+CREDENTIALS = frozenset((
+    b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"apikey", b"x-goog-api-key", b"x-auth-token",
+    b"x-access-token", b"x-amz-security-token", b"ocp-apim-subscription-key", b"cookie", b"cookie2",
+))  # fmt: skip
+HOP_BY_HOP = frozenset((
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    b"http2-settings",
+    b"expect",  # the body is sent without waiting for leave
+))  # fmt: skip
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+MADE_HERE = frozenset((b"host", b"content-length", b"accept-encoding")) | HOP_BY_HOP
+"""Headers that say something about this connection: never the caller's, and not an account's to set."""
+
+_OURS = b"x-balancer-"
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_USUAL_PATH = re.compile(rb"(?:/[A-Za-z0-9_~:@!$&'()*+,=-][A-Za-z0-9_.~:@!$&'()*+,=-]*)*/?")
+_PATH = re.compile(rb"/(?:[A-Za-z0-9_.~:@!$&'()*+,;=/-]|%[0-9A-Fa-f]{2})*")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BAD_ESCAPE = re.compile(rb"%(?:2F|5C|[01][0-9A-F]|7F)")
+_QUERY = re.compile(rb"[!-\"$-~]*")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253})(?::[0-9]{1,5})?")
+_REMEMBERED = 256  # header names whose treatment is kept; a caller that invents names costs time, not memory
+
+
+class BadPath(ValueError):
+    """A path that does not lie below the mount, or that backends could read in two ways."""
+
+
+class BadHeader(ValueError):
+    """A header that cannot be sent as one line. The text never quotes its value."""
+
+
+class Treatment(enum.Enum):
+    """What becomes of a caller's header; `FRAMES` says that there is a body, `NAMES_OTHERS` which further ones to drop."""
+
+    PASS = enum.auto()
+    DROP = enum.auto()
+    FRAMES = enum.auto()
+    NAMES_OTHERS = enum.auto()
+
+
+class AccountAddress:
+    """Where one account is and how its requests identify themselves; made once, at start.
+
+    No attrs class on purpose: like `Secret`, it holds a credential that `asdict` and renderers would walk into.
+
+    Attributes:
+        scheme, host, port: the origin, the only one its requests go to.
+        host_header: what is sent as `Host`.
+        server_name: the name to verify in TLS.
+        defaults: headers that every request carries in which the caller gave none of that name.
+        treatments: what was decided per header name, for LLM dialects (`True`) and plain HTTP (`False`).
+
+    Args:
+        account: whose address, `headers`, `params`, `auth`, `host` and `allow_headers` count.
+        provider: whose default address, credential header and extra headers count where the account says nothing else.
+        key: the credential, if there is one.
+
+    Raises:
+        ConfigError: an address or header that no request may have.
+    """
+
+    def __init__(self, account: Account, provider: Provider, key: Secret | None = None) -> None:
+        base_url = account.base_url or provider.base_url or ""
+        self.scheme, self.host, self.port, self._base_path = _origin_and_path(base_url)
+        if account.host is not None and not _HOST.fullmatch(account.host):
+            raise ConfigError([Fault("host", "not a host name", "a name, with :port where needed")])
+        bracketed = b"[%b]" % self.host if b":" in self.host else self.host
+        usual = self.port == (443 if self.scheme == b"https" else 80)
+        self.host_header = account.host.encode() if account.host else bracketed if usual else b"%b:%d" % (bracketed, self.port)
+        self.server_name = account.host.partition(":")[0] if account.host else self.host.decode()
+        own = {name.lower().encode(): value.encode() for name, value in account.headers.items()}
+        if key is not None:
+            own |= [provider.credential_header(key.reveal(), account.auth)]
+        if wrong := sorted(name.decode() for name in own if name in MADE_HERE):
+            raise ConfigError(Fault(f"headers.{name}", "made for each connection", "other headers") for name in wrong)
+        self._own = ((b"accept-encoding", b"identity"), *own.items())
+        self._own_names = frozenset(own)
+        self.defaults = tuple(pair for pair in provider.extra_headers if pair[0] not in own)
+        self._params = "&".join(
+            f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in account.params.items()
+        ).encode()
+        self._param_names = frozenset(account.params)
+        self._allowed = LLM_HEADERS | {name.lower().encode() for name in account.allow_headers}
+        self.treatments: dict[bool, dict[bytes, Treatment]] = {True: {}, False: {}}
+
+    def __repr__(self) -> str:
+        return f"<AccountAddress {self.scheme.decode()}://{self.host_header.decode()}>"
+
+    def target(self, below: bytes) -> bytes:
+        """The request target for a path and query as `target_path` gives it."""
+        if not self._params:
+            return self._base_path + below if self._base_path or below[:1] == b"/" else b"/" + below
+        path, _, query = below.partition(b"?")
+        pairs = [pair for pair in query.split(b"&") if pair and _param_name(pair) not in self._param_names]
+        return (self._base_path + path or b"/") + b"?" + b"&".join((*pairs, self._params))
+
+    def treatment(self, name: bytes, *, llm: bool) -> Treatment:
+        """What becomes of a caller's header. Raises `BadHeader`."""
+        known = self.treatments[llm]
+        found = known.get(name)
+        if found is None:
+            found = self._decide(name, llm=llm)
+            if len(known) < _REMEMBERED:
+                known[name] = found
+        return found
+
+    @property
+    def own_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What every request to the account carries, the credential included."""
+        return self._own
+
+    def _decide(self, name: bytes, *, llm: bool) -> Treatment:
+        if not _NAME.fullmatch(name):
+            raise BadHeader("a header name with characters that no header name may have")
+        lower = name.lower()
+        if lower in FRAMING:
+            return Treatment.FRAMES
+        if lower == b"connection":
+            return Treatment.NAMES_OTHERS
+        if lower in MADE_HERE or lower in CREDENTIALS or lower in self._own_names or lower.startswith(_OURS):
+            return Treatment.DROP
+        if llm and lower not in self._allowed and not lower.startswith(LLM_PREFIXES):
+            return Treatment.DROP
+        return Treatment.PASS
+
+
+def rewrite_headers(
+    headers: Sequence[tuple[bytes, bytes]], *, llm: bool, address: AccountAddress, body_length: int | None
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a caller's request as the account gets them.
+
+    An LLM dialect passes an allow-list; plain HTTP all but what belongs to the connection, cookies and credentials. Credentials
+    never pass, not even where `allow_headers` names them. A body of unknown length (`None`) is sent in chunks.
+
+    Raises:
+        BadHeader: a name that is no token, or a value with a control character.
+    """
+    passed = [(b"host", address.host_header)]
+    framed = bool(body_length)
+    named: set[bytes] = set()
+    treatments, passes, drops = address.treatments[llm], Treatment.PASS, Treatment.DROP  # locals: this is the hot path
+    for name, value in headers:
+        treatment = treatments.get(name) or address.treatment(name, llm=llm)
+        if treatment is passes:
+            passed.append((name, value.strip(b" \t")))
+        elif treatment is drops:
+            continue
+        elif treatment is Treatment.FRAMES:
+            framed = True
+        elif value != b"keep-alive":
+            named.update(token.strip().lower() for token in value.split(b","))
+    if _BAD_VALUE.search(b"".join([value for _, value in headers])):
+        raise BadHeader("a header value with a line break or another control character")
+    if named:
+        passed[1:] = [pair for pair in passed[1:] if pair[0].lower() not in named]
+    for default in address.defaults:
+        if not any(name.lower() == default[0] for name, _ in passed):
+            passed.append(default)
+    passed += address.own_headers
+    if body_length is None:
+        passed.append((b"transfer-encoding", b"chunked"))
+    elif framed:
+        passed.append((b"content-length", b"%d" % body_length))
+    return passed
+
+
+def target_path(raw_path: bytes, mount: str) -> bytes:
+    """The path below `mount`, normalised, with the query as it was: what `AccountAddress.target` joins to a base path.
+
+    Args:
+        raw_path: path and query of the caller's URL.
+        mount: `"/v1"` or the like; empty: any path.
+
+    Raises:
+        BadPath: it does not lie below the mount, or holds a dot segment, an encoded slash, a backslash or a control character.
+    """
+    path, mark, query = raw_path.partition(b"?")
+    if not _USUAL_PATH.fullmatch(path):
+        path = _normalised(path)
+    if not _QUERY.fullmatch(query):
+        raise BadPath("a query with characters that no URL may have")
+    below = path
+    if mount:
+        prefix = mount.rstrip("/").encode()
+        below = path[len(prefix) :]
+        if not path.startswith(prefix) or below[:1] not in (b"", b"/"):
+            raise BadPath(f"a path that does not lie below {mount}")
+    if below.startswith(b"//"):
+        raise BadPath("a path that begins with two slashes")
+    return below + mark + query
+
+
+def _normalised(path: bytes) -> bytes:
+    """The path with no more escapes than it needs, as backends read it. Raises `BadPath`."""
+    if not _PATH.fullmatch(path):
+        raise BadPath("a path with characters that no path may have")
+    path = _ESCAPE.sub(_unescaped, path)
+    if _BAD_ESCAPE.search(path):
+        raise BadPath("a path with an encoded slash or control character")
+    # Some servers cut `;parameters` off a segment before they resolve dots.
+    if any(segment.partition(b";")[0] in (b".", b"..") for segment in path.split(b"/")):
+        raise BadPath("a path with dot segments")
+    return path
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = int(match[1], 16)
+    return bytes((code,)) if code in _UNRESERVED else match[0].upper()
+
+
+def _param_name(pair: bytes) -> str:
+    return unquote_plus(pair.partition(b"=")[0].decode("ascii"))
+
+
+def _origin_and_path(base_url: str) -> tuple[bytes, bytes, int, bytes]:
+    """Scheme, host, port and path of an account's address. Raises `ConfigError`."""
+    allowed = "http(s)://host[:port][/path], no user, query, fragment or dot segments"
+    try:
+        if not base_url.isascii() or not base_url.isprintable():
+            raise ValueError
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port
+        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or "?" in base_url or "#" in base_url:
+            raise ValueError
+        if ":" not in host and not _HOST.fullmatch(host):
+            raise ValueError
+        path = _normalised(parts.path.encode() or b"/").rstrip(b"/")
+        if path.startswith(b"//") or port == 0:
+            raise ValueError
+    except ValueError:
+        # The text itself may hold a password.
+        raise ConfigError([Fault("base_url", "not an address that requests can go to", allowed)]) from None
+    return parts.scheme.encode(), host.encode(), port or (443 if parts.scheme == "https" else 80), path

@@ -1,0 +1,225 @@
+"""The seams to httpx and httpx2: their requests in, their responses and errors out, over one core that knows neither.
+
+A response's stream must be of the package of its client, so each seam makes its own classes from the same few lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+import httpx
+
+from balancer.core.call import Call, Demand
+from balancer.core.decision import Decision
+from balancer.core.setting import shown
+from balancer.engine.engine import Engine, Job
+from balancer.errors import BalancerError
+from balancer.providers.dialect import PLAIN, dialect_of
+from balancer.transports.answers import final, not_to_retry
+from balancer.transports.body import BodyBroken, HeldBody
+from balancer.transports.exchange import Answer, Exchange
+from balancer.transports.rewriting import BadHeader, BadPath, target_path
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of a request body that are kept for another attempt."""
+SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
+ERROR_STATUS = 400
+
+_EXTENSION: Mapping[str, tuple[type, ...]] = {
+    "demand": (Demand,),
+    "tenant": (str,),
+    "priority": (int,),
+    "tags": (tuple, list),
+    "replayable": (bool,),
+    "hedgeable": (bool,),
+}
+
+
+@attrs.frozen(eq=False)
+class Seam:
+    """What both libraries' transports share.
+
+    Args:
+        engine: drives the calls.
+        mount: the path that stands for an account's base URL.
+        headers_timeout: seconds that one attempt may take until its answer's headers.
+        speaks: whether any account speaks a dialect; a path that looks like one nobody speaks is plain HTTP.
+    """
+
+    engine: Engine
+    mount: str
+    headers_timeout: Callable[[], float]
+    speaks: Callable[[str], bool]
+
+    async def handle(
+        self, request: Any, body: bytes | AsyncIterable[bytes], *, one_shot: bool
+    ) -> tuple[Answer, Decision | None]:
+        """Serve one request of either library. Raises `BadPath`, `BadHeader`, and what a transport given in code raised."""
+        exchange, patience = self._exchange(request, body, one_shot=one_shot)
+        job = Job(
+            exchange.call,
+            exchange.perform,
+            exchange.evidence,
+            _discard,
+            exchange.dialect.name if exchange.llm else None,
+            patience,
+            self.headers_timeout(),
+        )
+        try:
+            answer, decision = await self.engine.drive(job)
+        except BalancerError as error:
+            return final(error, exchange.dialect), error.decision
+        if exchange.llm and answer.status >= ERROR_STATUS:
+            answer = not_to_retry(answer)
+        return answer, decision
+
+    def _exchange(self, request: Any, body: bytes | AsyncIterable[bytes], *, one_shot: bool) -> tuple[Exchange, float | None]:
+        url = request.url
+        if url.scheme not in ("http", "https"):
+            raise BadPath(f"a URL of scheme {shown(url.scheme)}; the balancer carries http and https")
+        if url.userinfo:
+            raise BadPath("a URL with user or password; accounts have their own credentials")
+        below = target_path(url.raw_path, self.mount)
+        method: str = request.method
+        dialect = dialect_of(method, below.partition(b"?")[0].decode("ascii"))
+        if dialect is None or not self.speaks(dialect.name):
+            dialect = PLAIN
+        peek = dialect.peek(body) if isinstance(body, bytes) and dialect is not PLAIN else None
+        told = _told(request.extensions.get("balancer"))
+        told.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
+        if one_shot:
+            told["replayable"] = False
+        if peek is None:
+            call = Call(**told)
+        else:
+            told.setdefault("demand", peek.demand)
+            call = Call(model=peek.model, **told)
+        timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+        exchange = Exchange(
+            call=call,
+            method=method.encode("ascii"),
+            below=below,
+            headers=request.headers.raw,
+            body=body,
+            dialect=dialect,
+            llm=peek is not None,
+            streamed=peek is not None and peek.stream,
+            timeouts=timeouts,
+        )
+        return exchange, timeouts.get("pool")
+
+
+def _told(given: object) -> dict[str, Any]:
+    """What `extensions["balancer"]` says of the call. Raises `ValueError` naming the key."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f'extensions["balancer"]: {shown(given)}; allowed: a mapping with any of {", ".join(_EXTENSION)}')
+    told: dict[str, Any] = {}
+    for key, value in cast("Mapping[object, object]", given).items():
+        kinds = _EXTENSION.get(key) if isinstance(key, str) else None
+        if kinds is None:
+            raise ValueError(f'extensions["balancer"]: unknown key {shown(key)}; known: {", ".join(_EXTENSION)}')
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f'extensions["balancer"]["{key}"]: {shown(value)}; allowed: {kinds[0].__name__}')
+        told[cast("str", key)] = tuple(cast("Iterable[str]", value)) if key == "tags" else value
+    return told
+
+
+def _discard(answer: Answer) -> None:
+    if isinstance(answer.body, HeldBody):
+        answer.body.abandon()
+
+
+async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | AsyncIterable[bytes], bool]:
+    """The request's body, in memory where it fits, and whether it can be given only once."""
+    if isinstance(request.stream, library.ByteStream):
+        return request.read(), False
+    parts: list[bytes] = []
+    size = 0
+    stream: AsyncIterator[bytes] = aiter(request.stream)
+    async for chunk in stream:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            return _rest(parts, stream), True
+    return b"".join(parts), True
+
+
+async def _rest(parts: list[bytes], stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while parts:
+        yield parts.pop(0)
+    async for chunk in stream:
+        yield chunk
+
+
+def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
+    """The transport and the response stream of one library."""
+    kinds = {"protocol": library.RemoteProtocolError, "timeout": library.ReadTimeout, "closed": library.ReadError}
+
+    class BalancedStream(library.AsyncByteStream):  # type: ignore[name-defined, misc]
+        """A response's stream over a body that holds a lease."""
+
+        def __init__(self, body: HeldBody) -> None:
+            self._body = body
+            body.hold(self)
+
+        def __aiter__(self) -> BalancedStream:
+            return self
+
+        async def __anext__(self) -> bytes:
+            try:
+                return await self._body.next_chunk()
+            except BodyBroken as broken:
+                raise kinds[broken.kind](str(broken)) from broken.__cause__
+
+        async def aclose(self) -> None:
+            await self._body.aclose()
+
+    class BalancedTransport(library.AsyncBaseTransport):  # type: ignore[name-defined, misc]
+        """Places each request on one of the balancer's accounts. Closing it does not close the balancer."""
+
+        def __init__(self, seam: Seam) -> None:
+            self._seam = seam
+
+        async def handle_async_request(self, request: Any) -> Any:
+            body, one_shot = await _request_body(request, library)
+            try:
+                answer, decision = await self._seam.handle(request, body, one_shot=one_shot)
+            except BadPath as error:
+                raise library.UnsupportedProtocol(str(error), request=request) from None
+            except BadHeader as error:
+                raise library.LocalProtocolError(str(error), request=request) from None
+            held = answer.body
+            if isinstance(held, HeldBody):
+                stream = library.ByteStream(held.take_all()) if held.done and not held.closed_by_us else BalancedStream(held)
+            else:
+                stream = library.ByteStream(held)
+            return library.Response(answer.status, headers=answer.headers, stream=stream, extensions={"balancer": decision})
+
+        async def aclose(self) -> None:
+            """A client that is closed leaves the balancer open."""
+
+    return BalancedTransport, BalancedStream
+
+
+_HTTPX_TRANSPORT, _ = _classes(httpx)
+
+
+def httpx_transport(seam: Seam) -> httpx.AsyncBaseTransport:
+    """A transport for httpx clients."""
+    return _HTTPX_TRANSPORT(seam)
+
+
+def httpx2_transport(seam: Seam) -> httpx2.AsyncBaseTransport:
+    """A transport for httpx2 clients. Raises `ImportError` where httpx2 is not installed."""
+    import httpx2
+
+    transport, _ = _classes(httpx2)
+    return transport(seam)

@@ -1,0 +1,116 @@
+"""Periods learned from limit, remaining and reset, by both readings of a reset."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.core.learning import LONGEST, SHORTEST, Learning, nice
+
+
+def learned(limit: float, samples: list[tuple[float, float]], *, oldest_for: float = math.inf) -> Learning:
+    """What a list of (used, reset) teaches."""
+    learning = Learning(limit)
+    for used, reset_after in samples:
+        learning.see(used, 1.0, reset_after, oldest_for)
+    return learning
+
+
+def test_nothing_is_assumed_before_the_first_sample() -> None:
+    """No period is not sixty seconds."""
+    assert Learning(500).period == 0.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "samples", "period"),
+    [
+        (500, [(1, 0.12)], 60),
+        (500, [(1, 0.12), (2, 0.23), (100, 11.95)], 60),
+        (10_000, [(1, 8.64)], 86400),
+        (10_000, [(3, 25.92), (2, 17.28)], 86400),
+        (30_000, [(14_000, 28.0), (29_000, 58.0), (600, 1.2)], 60),
+        (3, [(3, 1.0)], 1),
+    ],
+)
+def test_a_reset_in_proportion_to_what_is_used_is_continuous(
+    limit: float, samples: list[tuple[float, float]], period: float
+) -> None:
+    """Period = reset x limit / used."""
+    learning = learned(limit, samples)
+    assert learning.continuous
+    assert learning.period == period
+
+
+@pytest.mark.parametrize("resets", [(2.0, 2.0, 2.0, 2.0), (2.0, 1.9993, 1.9991, 1.998), (1.9999, 1.9999, 1.9999, 1.9999)])
+def test_a_reset_that_ignores_what_is_used_is_a_window(resets: tuple[float, ...]) -> None:
+    """One to four of five used, all with the same two seconds to go, seen in any order."""
+    for order in itertools.permutations(zip((1, 2, 3, 4), resets, strict=True)):
+        learning = learned(5, list(order), oldest_for=0.02)
+        assert not learning.continuous
+        assert learning.period == 2.0
+
+
+def test_while_both_readings_hold_the_longer_is_taken() -> None:
+    """One sample cannot tell them apart; everything used, they agree."""
+    assert learned(5, [(1, 2.0)]).period == 10.0
+    assert learned(5, [(4, 1.999)]).period == 3.0
+    assert learned(5, [(5, 1.999)]).period == 2.0
+
+
+def test_a_window_reads_slow_answers_by_the_age_of_its_oldest_charge() -> None:
+    """A reset written half a second after the charge that it is about."""
+    learning = learned(5, [(4, 1.5), (5, 1.499)], oldest_for=0.53)
+    learning.see(1, 1.0, 1.52, 0.5)
+    assert not learning.continuous
+    assert learning.period == 2.0
+
+
+def test_a_fixed_window_is_learned_when_its_beginning_is_seen() -> None:
+    """First seen with ten seconds to go; the next one shows the whole minute."""
+    learning = learned(500, [(1, 10.2), (40, 9.1), (90, 8.0)], oldest_for=0.1)
+    assert not learning.continuous
+    learning.see(1, 1.0, 59.8, 0.1)
+    assert learning.period == 60.0
+
+
+@pytest.mark.parametrize("rounded", [math.floor, math.ceil, round])
+def test_resets_rounded_to_seconds_do_not_make_a_bucket_a_window(rounded: object) -> None:
+    """However a provider rounds, a thousand samples leave it continuous, and the period right within a tenth."""
+    rng = random.Random(3)
+    learning = Learning(500)
+    for _ in range(1000):
+        used = rng.uniform(0.1, 499.0)
+        if reset_after := float(rounded(used * 0.12)):  # type: ignore[operator]
+            learning.see(math.ceil(used), 1.0, reset_after, math.inf)
+    assert learning.continuous
+    assert 57 <= learning.period <= 66
+
+
+@given(st.floats(0.01, 1e5), st.floats(1.0, 1.5))
+def test_a_nice_period_lies_within_its_bounds(low: float, ratio: float) -> None:
+    """Never below what was seen."""
+    assert low * (1 - 1e-8) <= nice(low, low * ratio) <= low * ratio * (1 + 1e-8)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(1e-12, 1e15),
+            st.floats(0, 1e15),
+            st.floats(1e-300, LONGEST),
+            st.floats(0, math.inf),
+        ),
+        max_size=12,
+    )
+)
+def test_any_samples_leave_a_finite_period(samples: list[tuple[float, float, float, float]]) -> None:
+    """Nonsense teaches nonsense, within bounds, and raises nothing."""
+    learning = Learning(1e15)
+    for sample in samples:
+        learning.see(*sample)
+    assert learning.period == 0.0 if not samples else SHORTEST <= learning.period <= LONGEST

@@ -1,0 +1,451 @@
+"""One account's ledger: reservations that end once, the mirror of the provider's count, limits learned from answers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import deque
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from balancer.core.call import Demand, Usage
+from balancer.core.ledger import MOST_LEARNED, Ledger, Reservation
+from balancer.core.outcome import LimitSeen
+from balancer.core.quota import MARGIN
+from balancer.core.settings import Limits
+
+ONE = Demand()
+
+
+def room(ledger: Ledger, dimension: str, now: float) -> float:
+    """The least room that the views compute."""
+    return min(view.room(now) for view in ledger.views(now) if view.dimension == dimension)
+
+
+def reserve(ledger: Ledger, now: float, *, times: int = 1, demand: Demand = ONE) -> list[Reservation]:
+    """Reservations that the ledger admits at once."""
+    made: list[Reservation] = []
+    for _ in range(times):
+        assert ledger.earliest(demand, now) == now
+        made.append(ledger.reserve(demand, now))
+    return made
+
+
+def requests(limit: float | None, remaining: float | None, reset_after: float | None = None, **more: float) -> LimitSeen:
+    """A limit of requests as a response shows it."""
+    return LimitSeen("requests", "requests", limit, remaining, reset_after, **more)
+
+
+def test_without_rates_everything_goes_at_once() -> None:
+    """Nothing is enforced, nothing is shown, nothing changes by time."""
+    ledger = Ledger(Limits(concurrency=3))
+    (reservation,) = reserve(ledger, 5.0, demand=Demand(10**12, 10**12))
+    ledger.settle(reservation, Usage(), 6.0)
+    assert not ledger.enforced()
+    assert ledger.views(6.0) == ()
+    assert ledger.next_change(6.0) == math.inf
+    assert ledger.blocking(ONE, 6.0) == ""
+
+
+def test_every_rate_must_admit_and_the_one_that_blocks_is_named() -> None:
+    """Two rates of requests and one of tokens."""
+    ledger = Ledger(Limits(requests=["2/s", "100/min"], tokens_per_minute=1000, window="sliding"))
+    reserve(ledger, 0.0, demand=Demand(300, 100))
+    assert ledger.earliest(Demand(600, 1), 0.0) == 60.0 + MARGIN
+    assert ledger.blocking(Demand(600, 1), 0.0) == "tokens"
+    reserve(ledger, 0.0)
+    assert ledger.earliest(ONE, 0.0) == 1.0 + MARGIN
+    assert ledger.blocking(ONE, 0.0) == "requests"
+    assert ledger.blocking(ONE, 1.0 + MARGIN) == ""
+    assert ledger.earliest(Demand(1001), 0.0) == math.inf
+
+
+def test_a_demand_of_nothing_does_not_touch_a_dimension() -> None:
+    """Nor does it wait for one that is in debt."""
+    ledger = Ledger(Limits(requests_per_minute=10, tokens_per_minute=100))
+    (first,) = reserve(ledger, 0.0, demand=Demand(90))
+    ledger.settle(first, Usage(input_tokens=900), 1.0)
+    assert ledger.earliest(Demand(1), 1.0) > 60.0
+    reserve(ledger, 1.0)
+    ledger.refund(reserve(ledger, 1.0)[0], 1.0)
+
+
+def test_usage_corrects_what_was_reserved_both_ways() -> None:
+    """Less is given back, more is debt, unknown leaves the estimate; tokens are input and output together."""
+    ledger = Ledger(Limits(tokens_per_minute=600, output_tokens_per_minute=600, window="sliding"))
+    less, more, unknown = reserve(ledger, 0.0, times=3, demand=Demand(50, 50))
+    ledger.settle(less, Usage(10, 20), 1.0)
+    assert room(ledger, "tokens", 1.0) == 600 - 30 - 200
+    ledger.settle(more, Usage(100, 800), 1.0)
+    ledger.settle(unknown, None, 1.0)
+    assert room(ledger, "tokens", 1.0) == 600 - 30 - 900 - 100
+    assert room(ledger, "output_tokens", 1.0) == 600 - 20 - 800 - 50
+    assert room(ledger, "tokens", 60.0 + MARGIN) == 600 - 800
+
+
+def test_a_usage_below_zero_is_no_gift() -> None:
+    """Nothing is given back beyond what was reserved."""
+    ledger = Ledger(Limits(tokens_per_minute=100))
+    ledger.settle(reserve(ledger, 0.0, demand=Demand(50))[0], Usage(input_tokens=-500), 0.0)
+    assert room(ledger, "tokens", 0.0) == 100
+
+
+def test_a_request_written_late_counts_from_then() -> None:
+    """A window forgets it a period after it was written."""
+    ledger = Ledger(Limits(requests={"amount": 2, "per": 2.0}, window="sliding"))
+    first, second = reserve(ledger, 0.0, times=2)
+    ledger.restamp(first, 0.5)
+    assert ledger.earliest(ONE, 0.6) == 2.0 + MARGIN
+    ledger.refund(second, 0.6)
+    reserve(ledger, 0.6)
+    assert ledger.earliest(ONE, 0.6) == 2.5 + MARGIN
+    ledger.settle(first, None, 1.0)
+    ledger.restamp(first, 1.0)
+    assert ledger.earliest(ONE, 1.0) == 2.5 + MARGIN
+
+
+def test_views_hold_until_the_next_change() -> None:
+    """A bucket's view computes its refill; a window's holds until the oldest charge leaves."""
+    ledger = Ledger(Limits(requests_per_minute=60, burst=10))
+    reserve(ledger, 0.0, times=10)
+    (view,) = ledger.views(0.0)
+    assert (view.limit, view.burst, view.period, view.reserved, view.learned) == (60, 10, 60.0, 10, False)
+    assert view.room(0.0) == pytest.approx(0)
+    assert view.room(3.0 + MARGIN) == pytest.approx(3)
+    assert view.used(99.0) == 0
+    assert view.valid_until == ledger.next_change(0.0) == math.inf
+    ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
+    reserve(ledger, 0.0, times=10)
+    (view,) = ledger.views(20.0)
+    assert (view.room(20.0), view.used(20.0)) == (50, 10)
+    assert view.valid_until == ledger.next_change(20.0) == 60.0 + MARGIN
+    assert ledger.views(view.valid_until)[0].room(view.valid_until) == 60
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any order of reserving, restamping, ending and time against sums over the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(Limits(requests=["6/s"], tokens={"amount": 900, "per": 3.0}, window="sliding"))
+        self.bucket = Ledger(Limits(tokens={"amount": 900, "per": 3.0}))
+        self.now = 50.0
+        self.open: list[tuple[Reservation, Reservation]] = []
+        self.ended: list[tuple[Reservation, Reservation]] = []
+        self.charged: list[tuple[float, int]] = []
+        self.amounts = {"reserved": 0, "settled": 0, "refunded": 0}
+
+    @rule(after=st.sampled_from([0.0, 0.2, 1.0, 1.0 + MARGIN, 3.0 + MARGIN]))
+    def pass_time(self, after: float) -> None:
+        self.now += after
+
+    @rule(size=st.integers(0, 400))
+    def reserve(self, size: int) -> None:
+        demand = Demand(size, 1)
+        if self.ledger.earliest(demand, self.now) > self.now or self.bucket.earliest(demand, self.now) > self.now:
+            return
+        self.open.append((self.ledger.reserve(demand, self.now), self.bucket.reserve(demand, self.now)))
+        self.amounts["reserved"] += demand.tokens
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), way=st.sampled_from(["settle", "usage", "refund", "restamp"]), size=st.integers(0, 800))
+    def end(self, data: st.DataObject, way: str, size: int) -> None:
+        pair = data.draw(st.sampled_from(self.open))
+        tokens = pair[0].demand.tokens
+        for ledger, reservation in zip((self.ledger, self.bucket), pair, strict=True):
+            match way:
+                case "settle":
+                    ledger.settle(reservation, None, self.now)
+                case "usage":
+                    ledger.settle(reservation, Usage(size, 0), self.now)
+                case "refund":
+                    ledger.refund(reservation, self.now)
+                case _:
+                    ledger.restamp(reservation, self.now)
+        if way == "restamp":
+            return
+        self.open.remove(pair)
+        self.ended.append(pair)
+        self.amounts["refunded" if way == "refund" else "settled"] += tokens
+        if way == "settle" or (way == "usage" and size > tokens):
+            self.charged.append((pair[0].at, tokens))
+        if way == "usage":
+            self.charged.append((self.now, size - tokens) if size > tokens else (pair[0].at, size))
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data(), refund=st.booleans())
+    def end_again(self, data: st.DataObject, refund: bool) -> None:
+        before = self.ledger.views(self.now), self.bucket.views(self.now)
+        for ledger, reservation in zip((self.ledger, self.bucket), data.draw(st.sampled_from(self.ended)), strict=True):
+            if refund:
+                ledger.refund(reservation, self.now)
+            else:
+                ledger.settle(reservation, Usage(9, 9), self.now)
+        assert before == (self.ledger.views(self.now), self.bucket.views(self.now))
+
+    @invariant()
+    def what_was_reserved_is_settled_refunded_or_outstanding(self) -> None:
+        outstanding = self.amounts["reserved"] - self.amounts["settled"] - self.amounts["refunded"]
+        views = {view.dimension: view for view in self.ledger.views(self.now)}
+        assert views["tokens"].reserved == self.bucket.views(self.now)[0].reserved == outstanding
+        assert views["requests"].reserved == len(self.open)
+
+    @invariant()
+    def the_window_holds_what_the_log_holds(self) -> None:
+        log = [*self.charged, *((first.at, first.demand.tokens) for first, _ in self.open)]
+        used = sum(amount for at, amount in log if self.now < at + (3.0 + MARGIN))
+        assert room(self.ledger, "tokens", self.now) == 900 - used
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_remaining_lowers_the_rate_it_belongs_to_at_once_and_never_raises_it() -> None:
+    """Somebody else took thirty; a later and greater number changes nothing."""
+    ledger = Ledger(Limits(requests=["100/min", "5000/day"]))
+    (first,) = reserve(ledger, 0.0)
+    ledger.observe((requests(100, 69),), 0.1, first)
+    assert [view.room(0.1) for view in ledger.views(0.1)] == pytest.approx([69, 4999], abs=0.2)
+    ledger.observe((requests(100, 99), requests(None, 3)), 0.1, first)
+    assert room(ledger, "requests", 0.1) == pytest.approx(69, abs=0.2)
+    assert len(ledger.views(0.1)) == 2
+
+
+def test_a_limit_without_its_amount_belongs_to_the_only_rate_of_its_dimension() -> None:
+    """Some responses show what remains and nothing else."""
+    ledger = Ledger(Limits(requests_per_minute=100, tokens_per_minute=100))
+    (first,) = reserve(ledger, 0.0)
+    ledger.observe((requests(None, 50),), 0.0, first)
+    assert room(ledger, "requests", 0.0) == pytest.approx(50)
+
+
+def test_differences_that_rounding_explains_change_nothing() -> None:
+    """Remaining tokens in thousands are right within a thousand."""
+    ledger = Ledger(Limits(input_tokens_per_minute=30_000))
+    (first,) = reserve(ledger, 0.0, demand=Demand(2_400))
+    seen = LimitSeen("input_tokens", "input-tokens", 30_000, 27_000, 4.8, rounding=1000.0)
+    ledger.observe((seen,), 0.0, first)
+    assert room(ledger, "input_tokens", 0.0) == pytest.approx(27_600)
+    ledger.observe((attrs.evolve(seen, remaining=20_000.0),), 0.0, first)
+    assert room(ledger, "input_tokens", 0.0) == pytest.approx(20_000)
+
+
+def test_an_answer_is_compared_with_the_time_since_its_request() -> None:
+    """Seven were in flight when the provider counted; what has refilled or left since then is no evidence against us."""
+    for window in ("bucket", "sliding"):
+        ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window=window))
+        reservations = reserve(ledger, 0.0, times=7)
+        ledger.observe((requests(7, 0),), 9.0, reservations[2])
+        assert room(ledger, "requests", 9.0) == 7
+
+
+def test_a_refused_request_is_not_in_the_count_that_refused_it() -> None:
+    """Refunded, its own unit does not explain why nothing remains."""
+    ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window="sliding"))
+    refused = reserve(ledger, 0.0, times=4)[-1]
+    ledger.refund(refused, 0.1)
+    ledger.observe((requests(7, 0),), 0.1, refused)
+    assert ledger.earliest(ONE, 0.1) > 0.1
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        requests(100, 101),
+        requests(100, -1),
+        requests(100, math.nan),
+        requests(math.nan, 5, 1),
+        requests(-5, 0, 1),
+        requests(0, 0, 1),
+        requests(1e300, 0, 1),
+        requests(50, 0, math.inf),
+        requests(50, 0, -1),
+        requests(50, 0, 1e12),
+        requests(50, 60, 1),
+        requests(50, 1),
+        requests(None, None, None),
+        LimitSeen("demand", "", 5, 1, 1),
+        LimitSeen("__class__", "", 5, 1, 1),
+    ],
+)
+def test_lies_change_nothing(lie: LimitSeen) -> None:
+    """Values that cannot be are as good as absent."""
+    ledger = Ledger(Limits(requests_per_minute=100))
+    (first,) = reserve(ledger, 0.0)
+    before = ledger.views(0.0)
+    ledger.observe((lie,), 0.0, first)
+    assert ledger.views(0.0) == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_answer_breaks_the_ledger(data: st.DataObject) -> None:
+    """Whatever a response shows: views stay finite, learned rates stay few, nothing is raised."""
+    value = st.one_of(st.none(), st.floats(), st.integers(-2, 2000))
+    seen = st.builds(
+        LimitSeen, st.sampled_from(["requests", "tokens", "x"]), st.text(max_size=1), value, value, value, st.just(1.0)
+    )
+    ledger, now = Ledger(Limits(requests_per_minute=50)), 0.0
+    for limits in data.draw(st.lists(st.lists(seen, max_size=3), max_size=8)):
+        now += 0.5
+        reservation = ledger.reserve(Demand(3, 4), now)
+        ledger.observe(tuple(limits), now, reservation)
+        ledger.settle(reservation, None, now)
+    for view in ledger.views(now):
+        assert math.isfinite(view.room(now))
+        assert math.isfinite(view.period)
+    assert ledger.earliest(ONE, now) >= now
+
+
+def test_learned_rates_are_bounded() -> None:
+    """The names are the provider's to choose."""
+    ledger = Ledger(Limits())
+    (first,) = reserve(ledger, 0.0)
+    ledger.observe(tuple(LimitSeen("requests", str(name), 50, 49, 1.0) for name in range(100)), 0.0, first)
+    assert len(ledger.views(0.0)) == MOST_LEARNED
+
+
+class Bucketed:
+    """A provider that counts a bucket and shows honest headers: remaining cut to units, reset until full."""
+
+    def __init__(self, limit: float, period: float) -> None:
+        self.limit, self.unit, self.full_at = limit, period / limit, -math.inf
+
+    def count(self, at: float) -> LimitSeen:
+        self.full_at = max(at, self.full_at) + self.unit
+        assert self.full_at - at <= self.limit * self.unit + 1e-6
+        used = (self.full_at - at) / self.unit
+        return requests(self.limit, math.floor(self.limit - used + 1e-9), self.full_at - at)
+
+
+class Windowed:
+    """A provider that counts an exact window and shows honest headers: reset until the oldest leaves."""
+
+    def __init__(self, limit: float, period: float) -> None:
+        self.limit, self.period, self.log = limit, period, list[float]()
+
+    def count(self, at: float) -> LimitSeen:
+        self.log = [seen for seen in self.log if seen > at - self.period] + [at]
+        assert len(self.log) <= self.limit
+        return requests(self.limit, self.limit - len(self.log), self.log[0] + self.period - at)
+
+
+@pytest.mark.parametrize("configured", [False, True])
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+@pytest.mark.parametrize("load", [0.5, 5.0])
+def test_honest_answers_take_no_capacity(window: str, load: float, configured: bool) -> None:
+    """Ten thousand answers of a provider that counts up to 20 ms later and answers late: the mirror stays right, nothing is
+    refused, and what is offered is served, or 95 % of the quota used."""
+    rng = random.Random(11)
+    limits = Limits(requests={"amount": 50, "per": 5.0}, window=window) if configured else Limits()
+    provider = Bucketed(50, 5.0) if window == "bucket" else Windowed(50, 5.0)
+    ledger = Ledger(limits)
+    now, arrival, sent, answers = 100.0, 100.0, 0, deque[tuple[float, LimitSeen, Reservation]]()
+    while sent < 10_000:
+        cold = not ledger.enforced() and sent == 4
+        start = math.inf if cold else max(arrival, ledger.earliest(ONE, now))
+        if answers and answers[0][0] <= start:
+            now, seen, reservation = answers.popleft()
+            ledger.observe((seen,), now, reservation)
+            ledger.settle(reservation, None, now)
+            continue
+        now, counted_at = start, max(start + rng.uniform(0.001, 0.02), answers[-1][0] - 1.0 if answers else 0.0)
+        answers.append((counted_at + 1.0, provider.count(counted_at), ledger.reserve(ONE, now)))
+        arrival += rng.expovariate(10.0 * load)
+        sent += 1
+    assert sent / (now - 100.0) >= 0.95 * 10.0 * min(load, 1.0)
+    assert len(ledger.views(now)) == 1
+    assert ledger.views(now)[0].period == 5.0
+
+
+@pytest.mark.parametrize("counted_first", [False, True])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_five_per_two_seconds_are_learned_from_four_answers(order: tuple[int, ...], counted_first: bool) -> None:
+    """Answers in any order: one more now, the others when the first leaves, and not before."""
+    ledger, provider, start = Ledger(Limits()), Windowed(5, 2.0), 77.0
+    reservations = reserve(ledger, start, times=4)
+    shown = [provider.count(start + 0.001 + place * 0.0002) for place in range(4)]
+    if counted_first:  # headers made only when all four are in
+        shown = [requests(5, 1, provider.log[0] + 2.0 - (start + 0.005)) for _ in range(4)]
+    for place in order:
+        ledger.observe((shown[place],), start + 0.01, reservations[place])
+        ledger.settle(reservations[place], None, start + 0.01)
+        assert room(ledger, "requests", start + 0.01) == 1
+    fifth = reserve(ledger, start + 0.02)[0]
+    shown_fifth = provider.count(start + 0.021)
+    if not counted_first:
+        (view,) = ledger.views(start + 0.02)
+        assert (view.learned, view.limit, view.period, view.burst) == (True, 5, 2.0, 5)
+        assert ledger.earliest(ONE, start + 0.02) == pytest.approx(start + 2.0 + MARGIN, abs=0.001)
+    ledger.observe((shown_fifth,), start + 0.03, fifth)
+    assert ledger.earliest(ONE, start + 0.03) == pytest.approx(start + 2.0 + MARGIN, abs=0.001)
+    assert ledger.earliest(Demand(requests=5), start + 0.03) == pytest.approx(start + 2.02 + MARGIN, abs=0.001)
+
+
+@pytest.mark.parametrize(("limit", "period", "unit"), [(500, 60.0, 0.12), (10_000, 86400.0, 8.64)])
+def test_a_bucket_is_learned_from_its_first_answer(limit: int, period: float, unit: float) -> None:
+    """Its reset is until full; what was sent before the answer is in the learned rate."""
+    ledger, provider = Ledger(Limits()), Bucketed(limit, period)
+    reservations = reserve(ledger, 10.0, times=3)
+    seen = provider.count(10.001)
+    assert seen.reset_after == pytest.approx(unit)
+    ledger.observe((seen,), 10.5, reservations[0])
+    (view,) = ledger.views(10.5)
+    assert (view.learned, view.limit, view.period, view.reserved) == (True, limit, period, 3)
+    assert view.room(10.5) == limit - 3
+    ledger.refund(reservations[1], 11.0)
+    ledger.settle(reservations[2], Usage(requests=2), 11.0)
+    ledger.settle(reservations[0], None, 11.0)
+    (view,) = ledger.views(11.0)
+    assert (view.room(11.0), view.reserved) == (limit - 3, 0)
+
+
+def test_a_learned_rate_starts_with_all_that_the_first_answer_counts() -> None:
+    """Ours that have ended and others' that we never sent."""
+    ledger = Ledger(Limits())
+    first, second, third = reserve(ledger, 0.0, times=3, demand=Demand(100))
+    ledger.settle(first, Usage(input_tokens=150), 0.5)
+    ledger.refund(second, 0.5)
+    ledger.observe((LimitSeen("tokens", "tokens", 1000, 400, 36.0),), 1.0, third)
+    (view,) = ledger.views(1.0)
+    assert (view.period, view.room(1.0), view.reserved) == (60.0, 400, 100)
+
+
+def test_a_limit_that_the_provider_has_lowered_is_learned_beside_the_configured_one() -> None:
+    """Both must admit; when the header's limit changes, the learned one follows."""
+    ledger = Ledger(Limits(requests_per_minute=100))
+    (first,) = reserve(ledger, 0.0)
+    ledger.observe((requests(40, 20, 30.0),), 0.0, first)
+    assert [(view.limit, view.learned) for view in ledger.views(0.0)] == [(100, False), (40, True)]
+    assert ledger.earliest(Demand(requests=21), 0.0) > 0.0
+    ledger.observe((requests(60, 40, 20.0),), 0.0, first)
+    assert [view.limit for view in ledger.views(0.0)] == [100, 60]
+
+
+def test_other_settings_keep_what_was_charged_and_learned() -> None:
+    """Limits cut, counted otherwise, added; open reservations still end in all of them."""
+    ledger = Ledger(Limits(requests_per_minute=100))
+    first, second = reserve(ledger, 0.0, times=2, demand=Demand(30))
+    reserve(ledger, 0.0, times=50)
+    ledger.observe((LimitSeen("input_tokens", "input-tokens", 1000, 970, 1.8),), 0.0, first)
+    ledger.replace(Limits(requests_per_minute=60, tokens_per_minute=500), 0.0)
+    views = {view.dimension: view for view in ledger.views(0.0)}
+    assert views["requests"].room(0.0) == pytest.approx(60 - 52, abs=0.05)
+    assert views["tokens"].room(0.0) == pytest.approx(500 - 60)
+    assert views["input_tokens"].learned
+    ledger.replace(Limits(requests_per_minute=60, tokens_per_minute=500, window="sliding"), 0.0)
+    assert room(ledger, "requests", 0.0) == pytest.approx(60 - 52, abs=0.05)
+    ledger.refund(second, 0.0)
+    ledger.settle(first, Usage(input_tokens=20), 0.0)
+    assert room(ledger, "requests", 0.0) == pytest.approx(60 - 51, abs=0.05)
+    assert room(ledger, "tokens", 0.0) == pytest.approx(500 - 20)
+    ledger.replace(Limits(input_tokens_per_minute=1000), 0.0)
+    assert [(view.dimension, view.learned) for view in ledger.views(0.0)] == [("input_tokens", False)]
+    ledger.replace(Limits(), 0.0)
+    assert not ledger.enforced()

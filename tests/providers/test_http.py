@@ -1,0 +1,99 @@
+"""Plain HTTP: statuses and the common headers."""
+
+from __future__ import annotations
+
+import pytest
+
+from balancer.core.outcome import (
+    Billing,
+    CallerFault,
+    Faulted,
+    LimitSeen,
+    ModelMissing,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+    Served,
+    TimedOut,
+    Unauthorized,
+)
+from balancer.providers.provider import PROVIDERS, get_provider
+from balancer.providers.values import Headers
+
+NOW = 50.0
+HTTP = get_provider("http")
+DATE = (b"Date", b"Sun, 27 Sep 2026 12:30:00 GMT")
+RETRY = (b"Retry-After", b"5")
+
+
+@pytest.mark.parametrize(
+    ("status", "raw", "outcome"),
+    [
+        (200, [], Served()),
+        (204, [], Served()),
+        (304, [], Served()),
+        (301, [], Faulted("redirect")),
+        (400, [], CallerFault()),
+        (401, [], Unauthorized()),
+        (402, [], Billing()),
+        (403, [], ModelMissing()),
+        (404, [], CallerFault()),
+        (409, [], CallerFault()),
+        (408, [], TimedOut()),
+        (422, [], CallerFault()),
+        (429, [], RateLimited()),
+        (429, [RETRY], RateLimited(None, NOW + 5)),
+        (429, [(b"x-ratelimit-remaining", b"0"), (b"x-ratelimit-reset", b"9")], RateLimited("requests", NOW + 9)),
+        (429, [(b"Retry-After", b"3600")], QuotaExhausted(NOW + 3600)),
+        (500, [], Faulted("status 500")),
+        (503, [RETRY], Overloaded(NOW + 5)),
+        (503, [], Overloaded()),
+        (504, [], TimedOut()),
+        (529, [], Overloaded()),
+    ],
+)
+def test_statuses(status, raw, outcome):
+    """The status and Retry-After decide; the body is the application's."""
+    body = b'{"error":{"code":"insufficient_quota"}}'
+    assert HTTP.evidence(status, Headers(raw), body, NOW).outcome == outcome
+
+
+def test_status_sweep():
+    """No status makes it raise, and only those of a successful answer are served."""
+    for status in (*range(100, 600), 0, 999):
+        seen = HTTP.evidence(status, Headers([]), b"", NOW).outcome
+        assert isinstance(seen, Served) == (200 <= status <= 299 or status == 304)
+
+
+@pytest.mark.parametrize(
+    ("raw", "seen"),
+    [
+        ([], ()),
+        (
+            [(b"X-RateLimit-Limit", b"60"), (b"X-RateLimit-Remaining", b"7"), (b"X-RateLimit-Reset", b"30")],
+            (LimitSeen("requests", "requests", 60, 7, 30),),
+        ),
+        ([(b"RateLimit-Limit", b"60"), (b"X-RateLimit-Limit", b"50")], (LimitSeen("requests", "requests", 60),)),
+        ([(b"RateLimit-Limit", b"100, 100;w=60")], ()),
+        (
+            [(b"X-Rate-Limit-Remaining", b"1"), (b"X-Rate-Limit-Reset", b"1790512230000"), DATE],
+            (LimitSeen("requests", "requests", None, 1, 30),),
+        ),
+    ],
+)
+def test_limits_seen(raw, seen):
+    """One limit of requests, where the header says so plainly."""
+    assert HTTP.limits_seen(Headers(raw)) == seen
+
+
+def test_the_providers_there_are():
+    """Each under its own name, with its dialects and default address."""
+    assert {name: provider.name for name, provider in PROVIDERS.items()} == {
+        name: name for name in ("openai", "anthropic", "http")
+    }
+    assert get_provider("openai").base_url == "https://api.openai.com/v1"
+    assert get_provider("anthropic").base_url == "https://api.anthropic.com/v1"
+    assert HTTP.base_url is None
+    assert not HTTP.dialects
+    with pytest.raises(KeyError):
+        get_provider("nobody")
