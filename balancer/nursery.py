@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, overload
@@ -274,7 +274,7 @@ class BalancerNursery:
 
 
 @asynccontextmanager
-async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> AsyncIterator[BalancerNursery]:
+async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> AsyncGenerator[BalancerNursery]:
     """Start a balancer for the length of a block.
 
     A normal exit drains: new calls and calls that wait get `Closed`, those that run get `drain_timeout` seconds, then they are

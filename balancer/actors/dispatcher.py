@@ -56,9 +56,9 @@ class Dispatcher:
     max_waiting: int
     retries: Budget
     hedges: Budget
-    pools: Mapping[str, Tiers] = attrs.field(factory=dict)
+    pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
     failures: Failures = attrs.field(factory=Failures, init=False)
-    _mailbox: Mailbox[Ticket | Doorbell] = attrs.field(factory=Mailbox, init=False)
+    _mailbox: Mailbox[Ticket | Doorbell] = attrs.field(factory=Mailbox[Ticket | Doorbell], init=False)
     _waiting: WaitingTickets = attrs.field(factory=WaitingTickets, init=False)
     _rung: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)

@@ -75,8 +75,8 @@ class Supervisor:
     shows_limits: bool = False
     failures: Failures = attrs.field(factory=Failures, init=False)
     _state: AccountState = attrs.field(init=False)
-    _leases: dict[Lease, None] = attrs.field(factory=dict, init=False)
-    _mailbox: Mailbox[Reconfigure] = attrs.field(factory=Mailbox, init=False)
+    _leases: dict[Lease, None] = attrs.field(factory=dict[Lease, None], init=False)
+    _mailbox: Mailbox[Reconfigure] = attrs.field(factory=Mailbox[Reconfigure], init=False)
     _sleep: trio.CancelScope | None = attrs.field(default=None, init=False)
     _fatal: Exception | None = attrs.field(default=None, init=False)
     _retired: bool = attrs.field(default=False, init=False)

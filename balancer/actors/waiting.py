@@ -31,8 +31,8 @@ def lane_of(ticket: Ticket) -> Lane:
 class WaitingTickets:
     """Tickets in their lanes. Withdrawn and answered ones are skipped when their turn comes, or swept."""
 
-    _lanes: dict[Lane, list[_Entry]] = attrs.field(factory=dict, init=False)
-    _ends: list[tuple[float, int, Ticket]] = attrs.field(factory=list, init=False)
+    _lanes: dict[Lane, list[_Entry]] = attrs.field(factory=dict[Lane, list[_Entry]], init=False)
+    _ends: list[tuple[float, int, Ticket]] = attrs.field(factory=list[tuple[float, int, Ticket]], init=False)
     _arrivals: int = attrs.field(default=0, init=False)
     _stale: int = attrs.field(default=0, init=False)
     count: int = attrs.field(default=0, init=False)

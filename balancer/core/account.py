@@ -22,11 +22,11 @@ from balancer.core.outcome import (
     Faulted,
     LimitSeen,
     ModelMissing,
+    Outcome,
     Overloaded,
     QuotaExhausted,
     Ramp,
     RateLimited,
-    Refusal,
     Served,
     TimedOut,
     TooLarge,
@@ -198,7 +198,7 @@ class AccountState:
                 add(Pause(math.inf if until is None else until, "billing"))
             case Unauthorized():
                 add(Pause(math.inf, "unauthorized"))
-            case ModelMissing():
+            case ModelMissing() if model is not None:
                 add(Pause(math.inf, "model missing", model))
             case _:
                 return  # CallerFault, TooLarge, Withdrawn: nothing about the account
@@ -261,7 +261,7 @@ class AccountState:
         )
 
 
-def describe(outcome: Refusal | Faulted | TimedOut | Truncated) -> str:
+def describe(outcome: Outcome) -> str:
     """An outcome in a few words, for a reason or a log."""
     match outcome:
         case Faulted(detail=detail) if detail:

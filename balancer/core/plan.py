@@ -10,7 +10,18 @@ import enum
 
 import attrs
 
-from balancer.core.outcome import CallerFault, Failure, Faulted, Outcome, Refusal, Served, TimedOut, TooLarge, Withdrawn
+from balancer.core.outcome import (
+    CallerFault,
+    Failure,
+    Faulted,
+    ModelMissing,
+    Outcome,
+    Refusal,
+    Served,
+    TimedOut,
+    TooLarge,
+    Withdrawn,
+)
 
 
 class Next(enum.Enum):
@@ -33,23 +44,23 @@ class CallPlan:
     Attributes:
         failures: attempts that have ended in one.
         avoid: accounts to pass over while another one may take the call.
-        too_large: accounts that can never take it.
+        excluded: accounts that can never take it: too small for it, or without its model.
     """
 
     replayable: bool
     max_attempts: int
     failures: int = attrs.field(default=0, init=False)
     avoid: frozenset[str] = attrs.field(default=frozenset(), init=False)
-    too_large: frozenset[str] = attrs.field(default=frozenset(), init=False)
+    excluded: frozenset[str] = attrs.field(default=frozenset(), init=False)
 
     def after(self, account: str, outcome: Outcome) -> Next:
         """Record how the attempt on `account` ended and say what follows."""
         match outcome:
             case Served() | CallerFault():
                 return Next.DONE
-            case TooLarge():
+            case TooLarge() | ModelMissing():
                 self.avoid |= {account}
-                self.too_large |= {account}
+                self.excluded |= {account}
                 return Next.REQUEUE
             case Withdrawn():
                 return Next.STOP

@@ -105,9 +105,8 @@ class _Drive(Generic[T]):
     def __init__(self, engine: Engine, job: Job[T], deadline: float) -> None:
         self._engine = engine
         self._job = job
-        self._patience = job.patience
-        if self._patience is None:
-            self._patience = engine.max_wait_for if deadline == math.inf else math.inf
+        unbounded = engine.max_wait_for if deadline == math.inf else math.inf
+        self._patience = unbounded if job.patience is None else job.patience
         self._deadline = deadline
         self.decision = Decision(job.call)
         self.plan = CallPlan(job.call.replayable, engine.max_attempts)
@@ -147,9 +146,9 @@ class _Drive(Generic[T]):
             try:
                 lease = await self._place(route)
             except OthersOut:
-                if plan.avoid == plan.too_large:
+                if plan.avoid == plan.excluded:
                     raise self._failed() from None
-                plan.avoid = plan.too_large
+                plan.avoid = plan.excluded
                 await trio.sleep(engine.retry.pause(self.repeats, engine.rng))
                 self.repeats += 1
                 continue
@@ -157,7 +156,8 @@ class _Drive(Generic[T]):
             if isinstance(ends[-1], Won):
                 self.decision.outcome = ends[-1].outcome
                 return ends[-1].value
-            if not all([self._goes_on(end) for end in ends if not isinstance(end, Won)]):
+            goes_on = [self._goes_on(end) for end in ends if not isinstance(end, Won)]  # every end is recorded
+            if not all(goes_on):
                 raise self._failed()
 
     async def _ends(self, lease: Lease, route: Route) -> list[End[T]]:

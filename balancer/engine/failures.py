@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import trio
@@ -45,9 +45,12 @@ def _raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:
         items = getattr(headers, "items", None)
         raw = items() if callable(items) else ()
     pairs: list[tuple[bytes, bytes]] = []
-    for pair in raw if isinstance(raw, Iterable) else ():
-        if isinstance(pair, tuple) and len(pair) == 2:
-            pairs.append((_bytes(pair[0]), _bytes(pair[1])))
+    for pair in cast("Iterable[Any]", raw) if isinstance(raw, Iterable) else ():
+        match pair:
+            case (name, value):
+                pairs.append((_bytes(name), _bytes(value)))
+            case _:
+                continue
     return pairs
 
 

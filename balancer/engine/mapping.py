@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -50,7 +50,7 @@ async def map_calls(
     calls: Iterable[Call] | AsyncIterable[Call],
     attempt: Callable[[Lease], Awaitable[T]],
     limit: int,
-) -> AsyncIterator[AsyncIterator[Result[T]]]:
+) -> AsyncGenerator[AsyncIterator[Result[T]]]:
     """Run `calls`, at most `limit` at once, and give their results as they finish. A failed call is a result.
 
     `calls` is read only as room appears. Leaving the block cancels the rest. The tasks run in the caller's scope.

@@ -34,8 +34,8 @@ class Race(Generic[T]):
     attempt: Callable[[Lease], Awaitable[End[T]]]
     place_hedge: Callable[[], Awaitable[Lease | None]]
     discard: Callable[[T], None]
-    _leases: list[Lease] = attrs.field(factory=list, init=False)
-    _ends: list[End[T]] = attrs.field(factory=list, init=False)
+    _leases: list[Lease] = attrs.field(factory=list[Lease], init=False)
+    _ends: list[End[T]] = attrs.field(factory=list[End[T]], init=False)
     _winner: Won[T] | None = attrs.field(default=None, init=False)
 
     async def run(self, primary: Lease) -> list[End[T]]:
@@ -51,7 +51,7 @@ class Race(Generic[T]):
             if self._winner is not None:
                 self.discard(self._winner.value)
             raise
-        lost = [end for end in self._ends if not isinstance(end, Won | Aborted)]
+        lost: list[End[T]] = [end for end in self._ends if not isinstance(end, Won | Aborted)]
         if self._winner is not None:
             return [*lost, self._winner]
         return lost if len(lost) == len(self._ends) else [*lost, ABORTED]

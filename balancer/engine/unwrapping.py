@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import cast
 
 import trio
 
@@ -11,17 +12,17 @@ def single(error: BaseException) -> BaseException:
     """What one nursery's group is about: of its exceptions the first that is no cancellation; a group inside is left whole."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    _, others = error.split(trio.Cancelled)
-    if others is not None:
-        return next(inner for inner in error.exceptions if not _only_cancelled(inner))
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    inside = _inside(cast("BaseException", error))
+    return next((inner for inner in inside if not _only_cancelled(inner)), None) or single(inside[0])
+
+
+def _inside(group: BaseException) -> tuple[BaseException, ...]:
+    return cast("BaseExceptionGroup[BaseException]", group).exceptions
 
 
 def _only_cancelled(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
+        return all(_only_cancelled(inner) for inner in _inside(cast("BaseException", error)))
     return isinstance(error, trio.Cancelled)
 
 

@@ -46,4 +46,4 @@ class RoutingContext:
     now: float
 
 
-Router = Callable[[RoutingContext], "Route | None | Awaitable[Route | None]"]
+Router = Callable[[RoutingContext], "Route | Awaitable[Route | None] | None"]

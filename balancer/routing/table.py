@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import attrs
 
@@ -15,9 +16,11 @@ DEFAULT_POOL = "default"
 
 
 def _models(given: object) -> tuple[str, ...]:
-    if isinstance(given, list | tuple) and all(isinstance(name, str) and name for name in given):
-        return tuple(given)
-    raise ConfigError([Fault("fallback_models", shown(given), "a list of model names")])
+    if isinstance(given, list | tuple):
+        names = tuple(cast("Iterable[object]", given))
+        if all(isinstance(name, str) and name for name in names):
+            return cast("tuple[str, ...]", names)
+    raise ConfigError([Fault("fallback_models", shown(cast("object", given)), "a list of model names")])
 
 
 @attrs.frozen
@@ -50,6 +53,7 @@ class TableRouter:
         self._rows = {row.model: row for row in self.routes}
 
     def __call__(self, context: RoutingContext) -> Route | None:
+        """The next row of the table that the call has not followed yet."""
         model = context.call.model
         row = None if model is None else self._rows.get(model)
         step = len(context.routes)

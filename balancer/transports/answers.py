@@ -7,6 +7,7 @@ error answer says `x-should-retry: false`.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import trio
 
@@ -55,7 +56,7 @@ def not_to_retry(answer: Answer) -> Answer:
 
 def _failures(error: BalancerError) -> list[AttemptFailed]:
     group = error.__cause__
-    errors = group.exceptions if isinstance(group, ExceptionGroup) else ()
+    errors = cast("ExceptionGroup[Exception]", group).exceptions if isinstance(group, ExceptionGroup) else ()
     return [failure for failure in errors if isinstance(failure, AttemptFailed)]
 
 

@@ -24,6 +24,8 @@ MAX_TAIL = 64 * 1024
 """Bytes that a reader may leave unread at `aclose` and still have the rest read for its end mark, so that the connection is kept."""
 
 
+TAIL_TIMEOUT = 0.1
+"""Seconds that this may take."""
 CLOSED = "the balancer has closed this answer"
 
 
@@ -71,7 +73,7 @@ class HeldBody:
         self._lines = lines
         self._line = line
         self._stream = stream
-        self._iterator: AsyncIterator[bytes] = stream.__aiter__()  # type: ignore[assignment]
+        self._iterator: AsyncIterator[bytes] = aiter(stream)
         self._reader = reader
         self._decoder = decoder
         self._needs_end_mark = needs_end_mark

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 import httpcore
@@ -23,9 +23,13 @@ RequestBody = bytes | AsyncIterable[bytes]
 class ResponseStream(Protocol):
     """A response's body as httpcore and httpx give it."""
 
-    def __aiter__(self) -> object: ...
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Its chunks."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Let go of what carries it."""
+        ...
 
 
 class RawResponse(Protocol):
@@ -39,7 +43,10 @@ class RawResponse(Protocol):
 class Line(Protocol):
     """What one exchange runs on."""
 
-    reused: bool
+    @property
+    def reused(self) -> bool:
+        """Whether an earlier exchange has run on it."""
+        ...
 
     async def send(
         self,
@@ -49,27 +56,41 @@ class Line(Protocol):
         body: RequestBody,
         timeouts: Mapping[str, float | None],
         on_written: Callable[[], None] | None = None,
-    ) -> RawResponse:
-        """Run the exchange up to the response's head."""
+    ) -> Any:
+        """Run the exchange up to the response's head: a `RawResponse`, in the class of whoever carries it."""
         ...
 
 
 class Lines(Protocol):
     """The lines of one account."""
 
-    def take(self) -> Line: ...
+    def take(self) -> Line:
+        """A line that is free, or a new one."""
+        ...
 
-    def take_fresh(self) -> Line: ...
+    def take_fresh(self) -> Line:
+        """A new line."""
+        ...
 
-    def give_back(self, line: Line) -> None: ...
+    def give_back(self, line: Any, /) -> None:
+        """Keep one of its lines whose exchange ended cleanly."""
+        ...
 
-    def discard(self, line: Line) -> None: ...
+    def discard(self, line: Any, /) -> None:
+        """Close one of its lines, synchronously."""
+        ...
 
-    def next_change(self, now: float) -> float: ...
+    def next_change(self, now: float) -> float:
+        """Trio time at which an idle line expires."""
+        ...
 
-    def expire(self, now: float) -> None: ...
+    def expire(self, now: float) -> None:
+        """Close what has been idle too long."""
+        ...
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        """Close everything, synchronously."""
+        ...
 
 
 @attrs.frozen(eq=False)
@@ -88,9 +109,11 @@ class InjectedLines:
     reused: bool = False
 
     def take(self) -> InjectedLines:
+        """Itself: it carries any number of exchanges."""
         return self
 
     def take_fresh(self) -> InjectedLines:
+        """Itself."""
         return self
 
     def give_back(self, line: object) -> None:
@@ -100,6 +123,7 @@ class InjectedLines:
         """Nothing is kept here; the response's own stream is closed by who holds it."""
 
     def next_change(self, now: float) -> float:
+        """Nothing expires here."""
         return math.inf
 
     def expire(self, now: float) -> None:
@@ -117,6 +141,7 @@ class InjectedLines:
         timeouts: Mapping[str, float | None],
         on_written: Callable[[], None] | None = None,
     ) -> _InjectedResponse:
+        """Run the exchange up to the response's head."""
         request = httpx.Request(
             method.decode("ascii"),
             self.origin + target.decode("ascii"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 import zlib
 
 from balancer.testing.mock.connection import Connection, Headers
@@ -23,6 +24,7 @@ NONSENSE: Headers = [
     (b"anthropic-ratelimit-requests-reset", b"9999-99-99T99:99:99Z"),
     (b"ratelimit", b'"default";r=-5;t=nan,,;;'),
 ]
+_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _HTML = b"<!doctype html><html><title>It works</title><p>This is not the page you are looking for.</html>\n"
 _GARBAGE = b"\x00\x01\xff220 mail.example ready\r\n\r\n"
 _HEADER_BLOCK = b"".join(b"x-endless-%d: %b\r\n" % (number, b"a" * 1000) for number in range(64))
@@ -32,9 +34,13 @@ _INFORMATIONAL = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r
 @functools.cache
 def bomb() -> bytes:
     """A gzip body that grows a thousandfold."""
-    press = zlib.compressobj(level=6, wbits=31)
-    block = bytes(1 << 20)
-    return b"".join(press.compress(block) for _ in range(BOMB_SIZE >> 20)) + press.flush()
+    zeros, check, blocks = bytes(1 << 20), 0, BOMB_SIZE >> 20
+    press = zlib.compressobj(wbits=-15)
+    # A fully flushed block may be repeated as it is: one is pressed, not all of them.
+    block = press.compress(zeros) + press.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(blocks):
+        check = zlib.crc32(zeros, check)
+    return _GZIP_HEAD + block * blocks + press.flush() + struct.pack("<II", check, BOMB_SIZE)
 
 
 async def send_malformed(shape: str, connection: Connection, headers: Headers) -> None:

@@ -47,7 +47,7 @@ class MockSettings:
         faults: what goes wrong with admitted requests.
         keys: the credentials that are accepted; `None`: any, or none at all.
         seed: of the latencies and of the faults by chance.
-        record_limit: how many requests the record keeps; `None`: all.
+        record_limit: how many requests the record keeps, about 2 kB each; `None`: all.
         record_bodies: whether the record keeps the bodies.
     """
 
@@ -62,7 +62,7 @@ class MockSettings:
     faults: tuple[Source, ...] = attrs.field(default=(), converter=below("faults", parse_sources))
     keys: tuple[Secret, ...] | None = attrs.field(default=None, converter=below("keys", _keys))
     seed: int = setting(0, kind=int)
-    record_limit: int | None = setting(100_000, kind=int, low=1, high=10**9, optional=True)
+    record_limit: int | None = setting(10_000, kind=int, low=1, high=10**9, optional=True)
     record_bodies: bool = setting(False, kind=bool)
 
     @classmethod
