@@ -313,6 +313,14 @@ def _dangling(
 
 
 def pool_tiers(config: BalancerConfig) -> Mapping[str, tuple[tuple[str, ...], ...]]:
-    """Every pool as tiers of account names; unless one takes the name, `"default"` is all accounts, for calls without a route."""
+    """Every pool as tiers of account names, and `"default"` for calls without a route.
+
+    The default pool is the one of that name; else, where there are no routes, the only pool that stands in no other; else all
+    accounts.
+    """
+    pools = dict(flattened(config.pools))
+    nested = {name[1:] for pool in config.pools for tier in pool.tiers for name in tier if name.startswith("@")}
+    outer = [pool.name for pool in config.pools if pool.name not in nested]
     everybody = (tuple(account.name for account in config.accounts),)
-    return {DEFAULT_POOL: everybody} | dict(flattened(config.pools))
+    default = pools[outer[0]] if len(outer) == 1 and not config.routes else everybody
+    return {DEFAULT_POOL: default} | pools

@@ -74,6 +74,9 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     raise ConfigError([Fault("", f"{name}: {problem}", allowed)])
 
 
+_NAMED_DEPTH = 3  # document, list of tables, table
+
+
 def oversized(value: object, path: str, depth: int = 0) -> Iterator[Fault]:
     """What no settings object should have to look at: Python itself fails to print such numbers, or to walk such depths."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -82,7 +85,7 @@ def oversized(value: object, path: str, depth: int = 0) -> Iterator[Fault]:
         yield Fault(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
-            below = step(key)
+            below = step(key) if depth < _NAMED_DEPTH else "..."  # deeper down a key may be anything, a credential too
             yield from oversized(item, path + below if below[0] == "[" or not path else f"{path}.{below}", depth + 1)
     elif isinstance(value, list | tuple):
         for place, item in enumerate(items_of(cast("object", value))):

@@ -82,8 +82,14 @@ def hint(name: object, known: Collection[str]) -> str:
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
+NOT_CARRIED = ("http2", "proxy", "proxies")
+"""Keys that other clients have and that are refused by name."""
+
+
 def unknown_key(key: object, known: Collection[str]) -> Fault:
     """The fault of a key that nothing reads."""
+    if key in NOT_CARRIED:
+        return Fault(step(key), f"{key} is not carried yet", "HTTP/1.1, straight to the account's base_url")
     return Fault(step(key), "unknown key" + hint(key, known), ", ".join(known))
 
 

@@ -407,3 +407,19 @@ def test_what_holds_keys_is_never_echoed(wrong, field):
         BalancerConfig.parse({"accounts": [account(**{field: marked})]})
     except ConfigError as error:
         assert KEY not in str(error)
+
+
+def test_a_single_pool_without_routes_takes_the_calls_that_no_route_names() -> None:
+    """Its tiers would otherwise be read and never used."""
+    accounts = [{"name": name, "base_url": "http://127.0.0.1"} for name in ("a", "b")]
+    config = BalancerConfig(accounts=accounts, pools=[{"name": "chat", "tiers": [["a"], ["@rest"]]}, {"name": "rest", "tiers": [["b"]]}])
+    assert pool_tiers(config)["default"] == (("a",), ("b",))
+    routed = BalancerConfig(accounts=accounts, pools=[{"name": "chat", "tiers": [["a"]]}], routes=[{"model": "m", "pool": "chat"}])
+    assert pool_tiers(routed)["default"] == (("a", "b"),)
+
+
+@pytest.mark.parametrize("key", ["http2", "proxy"])
+def test_what_is_not_carried_yet_is_refused_by_name(key: str) -> None:
+    """A key that other clients have says more than that it is unknown."""
+    with pytest.raises(ConfigError, match=rf"accounts\[0\].{key}: {key} is not carried yet; allowed: HTTP/1.1"):
+        BalancerConfig.parse({"accounts": [{"name": "a", key: True}]})

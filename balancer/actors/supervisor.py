@@ -24,7 +24,7 @@ from balancer.core.account import AccountState
 from balancer.core.call import Demand
 from balancer.core.decision import AttemptRecord, Scan
 from balancer.core.health import HealthSettings
-from balancer.core.outcome import Evidence, LimitSeen
+from balancer.core.outcome import Billing, Evidence, LimitSeen, Unauthorized
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import BalancerError
@@ -143,7 +143,7 @@ class Supervisor:
         except Exception as error:
             self._failed(error)
         logs.debug("balancer.attempt_ended", account=self.name, outcome=type(evidence.outcome).__name__)
-        if self._state.health.state is not before:
+        if self._state.health.state is not before or isinstance(evidence.outcome, Unauthorized | Billing):
             self._log_transition(now)
         if self._retired and not self._leases:
             self._wake_at(-math.inf)
@@ -229,4 +229,10 @@ class Supervisor:
 
     def _log_transition(self, now: float) -> None:
         snapshot = self._state.snapshot(now)
-        logs.info(f"balancer.account_{snapshot.state}", account=self.name, reason=snapshot.reason, until=snapshot.until)
+        match snapshot.state:
+            case "disabled":
+                logs.warning("balancer.account_disabled", account=self.name, reason=snapshot.reason)
+            case "ejected":
+                logs.info("balancer.account_ejected", account=self.name, reason=snapshot.reason, until=snapshot.until)
+            case _:
+                logs.info("balancer.account_recovered", account=self.name)
