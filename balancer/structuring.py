@@ -174,6 +174,10 @@ def _relations(table: Mapping[object, Any]) -> Iterator[Fault]:
         yield Fault(sources[1], " and ".join(sources) + " together", "only one of key, key_env, key_file")
     if table.get("provider") == "http" and table.get("base_url") is None:
         yield Fault("base_url", "missing", 'an address: provider "http" has none of its own')
+    if isinstance(table.get("mock"), Mapping) and table.get("provider") != "mock":
+        yield Fault("mock", "settings of a mock backend", 'only with provider = "mock"')
+    if table.get("base_url") is not None and table.get("provider") == "mock":
+        yield Fault("base_url", "an address", "none: the backend that is started has its own")
 
 
 def check_name(given: object) -> None:

@@ -22,7 +22,8 @@ class Address:
     @property
     def base_url(self) -> str:
         """The address as an account's `base_url`."""
-        return f"http://{self.host}:{self.port}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
 
 
 async def listen(host: str = "127.0.0.1", port: int = 0) -> tuple[Address, list[trio.SocketListener]]:
@@ -36,9 +37,8 @@ async def running(start: Callable[[trio.Nursery], Awaitable[T]]) -> AsyncGenerat
     """Runs what `start` puts into a nursery; yields what it returns, cancels the rest at the end of the block."""
     raised: Exception | None = None
     async with trio.open_nursery() as nursery:
-        started = await start(nursery)
         try:
-            yield started
+            yield await start(nursery)
         except Exception as error:  # raised again below, outside the nursery that would wrap it in a group
             raised = error
         nursery.cancel_scope.cancel()
