@@ -84,6 +84,11 @@ class Learning:
         return max(span[0], shortest), min(span[1], longest)
 
     @property
+    def refills(self) -> bool:
+        """Whether it is surely continuous: a reset was shown that is longer than any window could be."""
+        return self.continuous and self._longest_reset > FAR * self._window_at_most
+
+    @property
     def period(self) -> float:
         """Seconds; 0 while nothing is known."""
         if not self._longest_reset:

@@ -235,6 +235,10 @@ class Ledger:
             booking.line.reserved -= booking.amount
             booking.line.correct(booking, 0.0, now)
 
+    def outstanding(self) -> tuple[Reservation, ...]:
+        """The reservations that have not ended."""
+        return tuple(self._open)
+
     def observe(self, seen: tuple[LimitSeen, ...], now: float, reservation: Reservation) -> None:
         """Take in what the response to `reservation` showed: lowers rates, learns those that nobody configured.
 
@@ -272,7 +276,7 @@ class Ledger:
         """The line that counts on for `before` under new settings: the same one where it can be resized."""
         if before is not None:
             match before.counter, line.counter:
-                case Bucket() as counter, Bucket() as new:
+                case Bucket() as counter, Bucket() as new if counter.period == new.period:
                     counter.resize(new.limit, new.burst, now)
                     return before
                 case SlidingWindow() as counter, SlidingWindow() as new:
@@ -325,17 +329,16 @@ class Ledger:
     def _taught(self, key: tuple[str, str], learning: Learning, now: float) -> Line | None:
         """The learned rate as `learning` has it now; made when its period becomes known."""
         limit, period = learning.limit, learning.period
-        for line in self._lines:
-            counter = line.counter
-            if line.learned and (line.dimension, line.name) == key and isinstance(counter, SlidingWindow):
-                if (counter.limit, counter.period) != (limit, period):
-                    counter.resize(limit, period, now)
-                return line
         if not period:
             return None
-        line = Line(*key, SlidingWindow(limit, period, memory=REMEMBERED), learned=True)
-        self._seed(line, now)
-        self._lines = (*self._lines, line)
+        old = next((line for line in self._lines if line.learned and (line.dimension, line.name) == key), None)
+        # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
+        refills = learning.refills or (old is not None and isinstance(old.counter, Bucket))
+        counter = Bucket(limit, period, limit) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
+        if old is not None and (old.counter.limit, old.counter.period, type(old.counter)) == (limit, period, type(counter)):
+            return old
+        line = self._succeed(old, Line(*key, counter, learned=True), now)
+        self._lines = (*(kept for kept in self._lines if kept is not old), line) if line is not old else self._lines
         return line
 
     def _oldest_for(self, dimension: str, used: float, now: float) -> float:

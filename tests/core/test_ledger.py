@@ -88,13 +88,6 @@ def test_usage_corrects_what_was_reserved_both_ways() -> None:
     assert room(ledger, "tokens", 60.0 + MARGIN) == 600 - 800
 
 
-def test_a_usage_below_zero_is_no_gift() -> None:
-    """Nothing is given back beyond what was reserved."""
-    ledger = Ledger(Limits(tokens_per_minute=100))
-    ledger.settle(reserve(ledger, 0.0, demand=Demand(50))[0], Usage(input_tokens=-500), 0.0)
-    assert room(ledger, "tokens", 0.0) == 100
-
-
 def test_a_request_written_late_counts_from_then() -> None:
     """A window forgets it a period after it was written."""
     ledger = Ledger(Limits(requests={"amount": 2, "per": 2.0}, window="sliding"))
@@ -449,3 +442,20 @@ def test_other_settings_keep_what_was_charged_and_learned() -> None:
     assert [(view.dimension, view.learned) for view in ledger.views(0.0)] == [("input_tokens", False)]
     ledger.replace(Limits(), 0.0)
     assert not ledger.enforced()
+
+
+def test_a_learned_bucket_refills_continuously() -> None:
+    """120 a minute, shown by resets until full: after the whole bucket the next call waits for one unit, not for a minute."""
+    ledger, unit, now = Ledger(Limits()), 0.5, 0.0
+    for number in range(1, 121):
+        reservation = ledger.reserve(Demand(), now)
+        now += 0.002
+        shown = max(0.0, number * unit - now)
+        used = math.ceil(shown / unit)
+        ledger.observe((LimitSeen("requests", "requests", 120, 120 - used, shown),), now, reservation)
+        ledger.settle(reservation, None, now)
+    (view,) = ledger.views(now)
+    assert (view.learned, view.limit, view.period) == (True, 120, 60.0)
+    waits_for = ledger.earliest(Demand(), now) - now
+    assert 0.0 < waits_for < 2 * unit
+    assert ledger.earliest(Demand(requests=120), now) > now + 59.0
