@@ -77,15 +77,18 @@ class PlainReader:
         """Nothing to do."""
 
 
+NOTHING = Raw()
+
+
 class Document(Struct, gc=False):
     """The fields that matter of an event or a whole answer, in any dialect."""
 
-    type: Raw = Raw()
-    object: Raw = Raw()
-    error: Raw = Raw()
-    usage: Raw = Raw()
-    message: Raw = Raw()
-    response: Raw = Raw()
+    type: Raw = NOTHING
+    object: Raw = NOTHING
+    error: Raw = NOTHING
+    usage: Raw = NOTHING
+    message: Raw = NOTHING
+    response: Raw = NOTHING
 
 
 class _Details(Struct, gc=False):
@@ -146,7 +149,7 @@ def usage_in(raw: bytes | Raw, before: Usage | None = None) -> Usage | None:
 def is_error(document: Document) -> bool:
     """Whether the document is an error in one of the dialects."""
     return (
-        bytes(document.error)[:1] in (b"{", b'"')
+        (document.error is not NOTHING and bytes(document.error)[:1] in (b"{", b'"'))
         or bytes(document.type) in (b'"error"', b'"response.failed"')
         or bytes(document.object) == b'"error"'
     )
@@ -208,7 +211,7 @@ class JsonReader:
             return
         self._looked_at = self._received
         self._finished, self._usage, self._error = False, None, None
-        if not self._kept[-64:].rstrip().endswith(b"}"):
+        if not self._kept.endswith(b"}") and not self._kept[-64:].rstrip().endswith(b"}"):
             return
         if self._received > EVENT_CAP:
             found = _USAGE_IN_TEXT.findall(bytes(self._kept[-TAIL:]))

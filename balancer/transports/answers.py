@@ -11,9 +11,12 @@ from typing import cast
 
 import trio
 
+from balancer.core.account import describe
+from balancer.core.decision import OTHER_DIALECT, AttemptRecord
 from balancer.core.outcome import (
     AttemptFailed,
     Billing,
+    Faulted,
     ModelMissing,
     Outcome,
     Overloaded,
@@ -24,28 +27,32 @@ from balancer.core.outcome import (
     TooLarge,
     Unauthorized,
 )
+from balancer.core.snapshot import NO_MODEL
 from balancer.errors import AttemptsFailed, BalancerError, DeadlineUnreachable, Saturated
 from balancer.providers.dialect import Dialect
 from balancer.transports.exchange import Answer
 
 NO_RETRY = (b"x-should-retry", b"false")
 
-_BY_RETRYABILITY: tuple[type[Outcome], ...] = (RateLimited, Ramp, Overloaded, TimedOut, QuotaExhausted, TooLarge, ModelMissing)
-"""Answers that invite another try come first; faults after them; what is about a credential or its bill is not shown."""
+_BY_RETRYABILITY: tuple[type[Outcome], ...] = (
+    RateLimited, Ramp, Overloaded, TimedOut, Faulted, QuotaExhausted, TooLarge, ModelMissing,
+)  # fmt: skip
+"""Answers that invite another try come first, what no wait mends last; what is about a credential or its bill is not shown."""
 
 
 def final(error: BalancerError, dialect: Dialect) -> Answer:
     """The answer of a call that nobody served."""
-    failures = _failures(error)
-    private = [failure for failure in failures if isinstance(failure.outcome, Unauthorized | Billing)]
-    shown = [failure for failure in failures if isinstance(failure.answer, Answer)]
-    if private and _others_exist(error):
-        shown = [failure for failure in shown if failure not in private]
+    private = _private(error)
+    shown = [
+        failure
+        for failure in _failures(error)
+        if isinstance(failure.answer, Answer) and not (private and isinstance(failure.outcome, Unauthorized | Billing))
+    ]
     if shown:
         best = min(shown, key=lambda failure: _rank(failure.outcome)).answer
         assert isinstance(best, Answer)
         return not_to_retry(best)
-    return _made(error, dialect, failures)
+    return _made(error, dialect, private)
 
 
 def not_to_retry(answer: Answer) -> Answer:
@@ -60,9 +67,20 @@ def _failures(error: BalancerError) -> list[AttemptFailed]:
     return [failure for failure in errors if isinstance(failure, AttemptFailed)]
 
 
-def _others_exist(error: BalancerError) -> bool:
-    decision = error.decision
-    return decision is not None and any(len(attempt.candidates) > 1 for attempt in decision.attempts)
+def _private(error: BalancerError) -> list[str]:
+    """What befell accounts' credentials and bills, where others could have served: the operator's to know, not the caller's."""
+    attempts = error.decision.attempts if error.decision is not None else ()
+    befallen = [attempt for attempt in attempts if isinstance(attempt.outcome, Unauthorized | Billing)]
+    if not any(_had_others(attempt) for attempt in befallen) and len({attempt.account for attempt in attempts}) < 2:
+        return []
+    return [f"{attempt.account}: {describe(attempt.outcome)}" for attempt in befallen if attempt.outcome is not None]
+
+
+def _had_others(attempt: AttemptRecord) -> bool:
+    return any(
+        name != attempt.account and why != NO_MODEL and not why.startswith(OTHER_DIALECT)
+        for name, why in attempt.candidates.items()
+    )
 
 
 def _rank(outcome: Outcome) -> int:
@@ -72,7 +90,7 @@ def _rank(outcome: Outcome) -> int:
     return len(_BY_RETRYABILITY)
 
 
-def _made(error: BalancerError, dialect: Dialect, failures: list[AttemptFailed]) -> Answer:
+def _made(error: BalancerError, dialect: Dialect, private: list[str]) -> Answer:
     headers = [(b"content-type", dialect.error_type)]
     match error:
         case DeadlineUnreachable():
@@ -87,7 +105,9 @@ def _made(error: BalancerError, dialect: Dialect, failures: list[AttemptFailed])
         wait = max(0.0, error.retry_at - trio.current_time())
         headers.append((b"retry-after", b"%d" % math.ceil(wait)))
         headers.append((b"retry-after-ms", b"%d" % math.ceil(wait * 1000.0)))
-    content = dialect.error_body(status, kind, str(error))
+    message = str(error)
+    message += "".join(f"; {befallen}" for befallen in private if befallen.lower() not in message.lower())
+    content = dialect.error_body(status, kind, message)
     headers.append((b"content-length", b"%d" % len(content)))
     return not_to_retry(Answer(status, headers, content))
 

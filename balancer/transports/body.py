@@ -8,35 +8,56 @@ settles and closes the socket synchronously; that connection is never used again
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+import httpcore
 import trio
 
+from balancer import logs
 from balancer.actors.lease import Lease
 from balancer.core.outcome import Outcome, Served, TimedOut, Truncated
 from balancer.errors import StreamTruncated
 from balancer.providers.dialect import BodyReader
+from balancer.transports.connections import NOT_HTTP
 from balancer.transports.decoding import Decoder, DecodingError
 from balancer.transports.link import AccountLink, Line, Lines, ResponseStream
 
 MAX_TAIL = 64 * 1024
 """Bytes that a reader may leave unread at `aclose` and still have the rest read for its end mark, so that the connection is kept."""
-
-
 TAIL_TIMEOUT = 0.1
 """Seconds that this may take."""
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of one answer of an LLM, twice the largest request: more is no answer, and most clients keep it whole in memory."""
+ERROR_BODY_TIMEOUT = 5.0
+"""Seconds that the body of an error answer may take: its status has said enough."""
 CLOSED = "the balancer has closed this answer"
+LEFT = "this answer was left before its end"
 
 
 class BodyBroken(Exception):
-    """The body cannot be read on. `reason` is the `BalancerError` or transport error behind it."""
+    """The body cannot be read on.
+
+    Args:
+        kind: `"protocol"`, `"timeout"` or `"closed"`: which of its library's errors the caller gets.
+        message: for that error.
+        reason: the `BalancerError` or transport error behind it.
+    """
 
     def __init__(self, kind: str, message: str, reason: Exception | None = None) -> None:
         super().__init__(message)
         self.kind = kind
-        """`"protocol"`, `"timeout"` or `"closed"`: which of its library's errors the caller gets."""
-        self.__cause__ = reason
+        self.reason = reason
+
+
+class EndMarkMissing(Exception):
+    """The body ended without its protocol's end mark."""
+
+
+class AnswerTooLarge(Exception):
+    """The body is longer than an answer can be."""
 
 
 class HeldBody:
@@ -48,12 +69,12 @@ class HeldBody:
         stream: the response's stream.
         reader: looks for the end mark, errors and usage in what passes.
         decoder: undoes a content encoding; `None` for a plain body.
-        needs_end_mark: whether an end without the protocol's mark is a truncation.
+        needs_end_mark: whether the protocol has an end mark: an end without it is a truncation, and no answer is endless.
     """
 
     __slots__ = (
-        "_chunks", "_committed", "_decoder", "_finalizer", "_iterator", "_lease", "_line", "_lines", "_link", "_needs_end_mark", "_reader",
-        "_received", "_stream", "closed_by_us", "done",
+        "_committed", "_decoder", "_finalizer", "_iterator", "_lease", "_line", "_lines", "_link", "_needs_end_mark", "_peeked",
+        "_pieces", "_reader", "_stream", "broken", "done", "peeked_bytes", "received",
     )  # fmt: skip
 
     def __init__(
@@ -77,12 +98,18 @@ class HeldBody:
         self._reader = reader
         self._decoder = decoder
         self._needs_end_mark = needs_end_mark
-        self._chunks: list[bytes] = []
-        self._received = 0
+        self._pieces: Iterator[bytes] = iter(())  # of the last chunk, decoded one by one: a bomb is never whole in memory
+        self._peeked: deque[bytes] = deque()
         self._finalizer: Any = None
         self._committed = False
+        self.peeked_bytes = 0
+        """Decoded bytes that were read ahead."""
+        self.received = 0
+        """Bytes of body that have arrived, as they came."""
         self.done = False
-        self.closed_by_us = False
+        """Whether nothing more is to be read from the line."""
+        self.broken: BodyBroken | None = None
+        """Why it was over before its end."""
 
     @property
     def reader(self) -> BodyReader:
@@ -94,71 +121,141 @@ class HeldBody:
         """Whether a content encoding is undone."""
         return self._decoder is not None
 
-    @property
-    def received(self) -> int:
-        """Bytes of body that have arrived."""
-        return self._received
+    # -- before the answer is the caller's --------------------------------------------------------------------------------
 
     async def peek(self) -> None:
-        """Read one chunk ahead and keep it for the caller. Raises what reading raises."""
-        self._chunks += await self._next()
+        """Read one piece ahead and keep it for the caller. Raises what reading raises."""
+        piece = await self._next()
+        if piece is not None:
+            self._peeked.append(piece)
+            self.peeked_bytes += len(piece)
 
-    async def read_all(self, cap: int) -> bytes:
-        """All of an error answer, up to about `cap` bytes or as far as it can be read: its status has said enough."""
-        try:
-            while not self.done and self._received <= cap:
+    async def read_error(self, cap: int) -> bytes:
+        """The body of an error answer, up to `cap` bytes or as far as it can be read in time."""
+        with trio.move_on_after(ERROR_BODY_TIMEOUT), suppress(Exception):
+            while not self.done and self.peeked_bytes <= cap:
                 await self.peek()
-        except Exception:
-            self.drop()
         self.drop()
         return self.take_all()[:cap]
 
     def take_all(self) -> bytes:
-        """What is there of a body that is complete."""
-        content, self._chunks = b"".join(self._chunks), []
+        """What has been read ahead: all of a body that is complete."""
+        content = b"".join(self._peeked)
+        self._peeked.clear()
         return content
+
+    def commit(self) -> None:
+        """The answer is the caller's: a body that is complete settles its lease now."""
+        self._committed = True
+        if self.done:
+            self._settle(self._ending())
+
+    def drop(self) -> None:
+        """An answer that is not the caller's: close it, without a word about its lease."""
+        if not self.done:
+            self.done = True
+            self._drop()
+
+    # -- in the caller's hands --------------------------------------------------------------------------------------------
+
+    def hold(self, owner: object) -> None:
+        """From now on `owner`, the library's stream object, is what a caller may abandon, and the balancer may end it."""
+        if self.done:
+            return
+        token = trio.lowlevel.current_trio_token()
+        self._finalizer = weakref.finalize(owner, _post, token, self._collected)
+        self._finalizer.atexit = False
+        self._lease.guard(self.close_now, idle=True)
 
     async def next_chunk(self) -> bytes:
         """The next bytes for the caller. Raises `StopAsyncIteration` at the end, `BodyBroken` where it breaks."""
-        while not self._chunks:
-            if self.done:
-                if self.closed_by_us:
-                    raise BodyBroken("closed", CLOSED)
-                raise StopAsyncIteration
+        if self._peeked:
+            return self._peeked.popleft()
+        if not self.done:
+            self._lease.touch()
             try:
-                self._chunks = await self._next()
-            except BodyBroken:
-                raise
+                piece = await self._next()
             except Exception as error:
-                raise self._broken(error) from None
-        return self._chunks.pop(0)
+                raise self.broken or self._broken(error) from None
+            if piece is not None:
+                return piece
+        if self.broken is not None:
+            raise self.broken
+        raise StopAsyncIteration
 
-    async def _next(self) -> list[bytes]:
-        """One chunk, decoded into pieces. At the end the lease is settled and the line given back."""
-        try:
-            chunk = await self._iterator.__anext__()
-        except StopAsyncIteration:
-            await self._finish()
-            return []
-        except Exception:
-            if self.closed_by_us:
-                raise BodyBroken("closed", CLOSED) from None
-            raise
-        except BaseException:
-            self.abandon()  # an exchange whose read was cancelled cannot be resumed
-            raise
-        self._received += len(chunk)
-        self._lease.touch()
-        pieces = [chunk] if self._decoder is None else list(self._decoder.feed(chunk))
-        for piece in pieces:
-            self._reader.feed(piece)
-        return pieces
+    async def aclose(self) -> None:
+        """The caller wants no more of it."""
+        if not self.done and self._needs_end_mark and self._has_ended:
+            # What the caller wanted has come; what is left is at most the end of the framing.
+            await self._rest()
+        self.abandon()
+
+    def close_now(self) -> None:
+        """The balancer ends it: the lease is given back, the next read of the caller fails."""
+        self.abandon(CLOSED)
+
+    def abandon(self, why: str = LEFT) -> None:
+        """Nobody reads on: settle and close the socket, synchronously."""
+        if self.done:
+            return
+        self.broken = BodyBroken("closed", why)
+        if self._has_ended:
+            self._settle(self._ending())
+        else:
+            self._release()
+            if self._reader.usage is not None:
+                self._lease.report(usage=self._reader.usage)
+            self._lease.withdraw()
+        self._drop()
+
+    # -- reading ----------------------------------------------------------------------------------------------------------
+
+    async def _next(self) -> bytes | None:
+        """One piece, decoded; `None` at the end, where the lease is settled and the line given back."""
+        while (piece := next(self._pieces, None)) is None:
+            try:
+                chunk = await anext(self._iterator)
+            except StopAsyncIteration:
+                await self._finish()
+                return None
+            except httpcore.RemoteProtocolError as error:
+                if error.__cause__ is None:
+                    raise
+                # The parser's own text quotes what it received, and a backend may have echoed the credential.
+                raise httpcore.RemoteProtocolError(NOT_HTTP) from None
+            except Exception:
+                raise
+            except BaseException:
+                # An exchange whose read was cancelled cannot be resumed. Before the commit its attempt says how it ended.
+                if self._committed:
+                    self.abandon()
+                else:
+                    self.drop()
+                raise
+            self.received += len(chunk)
+            if self._committed:
+                self._lease.touch()
+            if self._needs_end_mark and self.received > MAX_ANSWER:
+                raise AnswerTooLarge(f"more than {MAX_ANSWER} bytes")
+            if self._decoder is None:
+                self._reader.feed(chunk)
+                return chunk
+            self._pieces = self._decoder.feed(chunk)
+        self._reader.feed(piece)
+        return piece
+
+    async def _rest(self) -> None:
+        """Read to the end of the framing, where that is near, so that the line can be kept."""
+        left = MAX_TAIL
+        with trio.move_on_after(TAIL_TIMEOUT), suppress(Exception):
+            while left > 0 and (piece := await self._next()) is not None:
+                left -= len(piece)
 
     async def _finish(self) -> None:
         if self._decoder is not None:
             self._decoder.finish()
         self._reader.end()
-        if self._needs_end_mark and not self._reader.finished and self._reader.error is None:
+        if self._needs_end_mark and not self._has_ended:
             raise EndMarkMissing
         self.done = True
         if self._committed:
@@ -170,6 +267,13 @@ class HeldBody:
             raise
         self._link.give_back(self._line, self._lines)
 
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the answer has said its last, served or failed, whatever its framing still has to say."""
+        return self._reader.finished or self._reader.error is not None
+
+    # -- ending -----------------------------------------------------------------------------------------------------------
+
     def _ending(self) -> Outcome:
         """What an answer that ended cleanly says: served, or the error it carried inside."""
         error = self._reader.error
@@ -179,103 +283,46 @@ class HeldBody:
 
     def _settle(self, outcome: Outcome) -> None:
         """The synchronous end: whatever happens next, the lease is back."""
-        self.done = True
-        if self._finalizer is not None:
-            self._finalizer.detach()
-            self._finalizer = None
+        self._release()
         lease = self._lease
         if not isinstance(outcome, Served):
             lease.decision.outcome = outcome
         lease.settle(outcome, usage=self._reader.usage)
 
-    def _broken(self, error: Exception) -> BodyBroken:
-        """Settle a body that broke, and say which of its library's errors the caller gets."""
-        outcome: Outcome
-        if is_timeout(error):
-            outcome, kind, reason = TimedOut("read"), "timeout", error
-        else:
-            outcome, kind = Truncated(self._received), "protocol"
-            reason = StreamTruncated(
-                f"the answer of account {self._lease.account.name!r} broke off after {self._received} bytes"
-                + (f": {error}" if isinstance(error, DecodingError) else ""),
-                received=self._received,
-                decision=self._lease.decision,
-            )
-        self._settle(outcome)
-        self._drop()
-        return BodyBroken(kind, str(reason), reason)
-
-    def commit(self) -> None:
-        """The answer is the caller's: a body that is complete settles its lease now."""
-        self._committed = True
-        if self.done:
-            self._settle(self._ending())
-
-    def hold(self, owner: object) -> None:
-        """From now on `owner`, the library's stream object, is what a caller may abandon, and the balancer may end it."""
-        if self.done:
-            return
-        token = trio.lowlevel.current_trio_token()
-        self._finalizer = weakref.finalize(owner, _post, token, self.abandon)
-        self._finalizer.atexit = False
-        self._lease.guard(self.close_now, idle=True)
-
-    async def aclose(self) -> None:
-        """The caller wants no more of it."""
-        if self.done:
-            return
-        if self._needs_end_mark and self._reader.finished:
-            # What the caller wanted has come; what is left is at most the end of the framing.
-            await self._rest()
-            if self.done:
-                return
-        self.abandon()
-
-    async def _rest(self) -> None:
-        """Read to the end of the framing, where that is near, so that the line can be kept."""
-        left = MAX_TAIL
-        with trio.move_on_after(TAIL_TIMEOUT):
-            try:
-                while not self.done and left > 0:
-                    left -= sum(map(len, await self._next()))
-            except Exception:
-                self.abandon()
-
-    def close_now(self) -> None:
-        """The balancer ends it: the lease is given back, the next read of the caller fails."""
-        self.closed_by_us = True
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Nobody reads on: settle and close the socket, synchronously."""
-        if self.done:
-            return
+    def _release(self) -> None:
         self.done = True
         if self._finalizer is not None:
             self._finalizer.detach()
             self._finalizer = None
-        if self._reader.finished:
-            self._lease.settle(self._ending(), usage=self._reader.usage)
-        else:
-            if self._reader.usage is not None:
-                self._lease.report(usage=self._reader.usage)
-            self._lease.withdraw()
-        self._drop()
 
-    def drop(self) -> None:
-        """An answer that is not the caller's: close it, without a word about its lease."""
+    def _broken(self, error: Exception) -> BodyBroken:
+        """Settle a body that broke, and say which of its library's errors the caller gets."""
+        if is_timeout(error):
+            outcome: Outcome = TimedOut("read")
+            self.broken = BodyBroken("timeout", str(error) or "no byte of the answer in time", error)
+        else:
+            outcome = Truncated(self.received)
+            why = f": {error}" if isinstance(error, DecodingError | AnswerTooLarge) else ""
+            reason = StreamTruncated(
+                f"the answer of account {self._lease.account.name!r} broke off after {self.received} bytes{why}",
+                received=self.received,
+                decision=self._lease.decision,
+            )
+            self.broken = BodyBroken("protocol", str(reason), reason)
+        self._settle(outcome)
+        self._drop()
+        return self.broken
+
+    def _collected(self) -> None:
+        """Its owner was garbage-collected, unread or unclosed."""
         if not self.done:
-            self.done = True
-            self._drop()
+            logs.warning("balancer.body_abandoned", account=self._lease.account.name)
+            self.abandon()
 
     def _drop(self) -> None:
         self._lines.discard(self._line)
-        # Generators that are dropped unfinished make trio warn and close them itself; their own close needs a task.
+        # Generators that are dropped unfinished make trio warn; to end them needs a task.
         trio.lowlevel.spawn_system_task(_bury, self._iterator, self._stream, name="balancer closes a dropped answer")
-
-
-class EndMarkMissing(Exception):
-    """The body ended without its protocol's end mark."""
 
 
 def is_timeout(error: Exception) -> bool:
@@ -283,19 +330,17 @@ def is_timeout(error: Exception) -> bool:
     return type(error).__name__ in ("ReadTimeout", "TooSlowError")
 
 
-async def _bury(iterator: Any, stream: ResponseStream) -> None:
-    """Let the parser's generators end; their socket is closed already, so nothing waits."""
+async def _bury(iterator: AsyncIterator[bytes], stream: ResponseStream) -> None:
+    """Let the parser's generators end. Their socket is closed, so that reading on ends all of them at once, the inner ones too;
+    closing the outer one would leave those to the garbage collector, and trio warns of that."""
     with trio.move_on_after(1.0, shield=True):
-        for close in (getattr(iterator, "aclose", None), stream.aclose):
-            try:
-                if close is not None:
-                    await close()
-            except Exception:
-                continue
+        with suppress(Exception):
+            while True:
+                await anext(iterator)
+        with suppress(Exception):
+            await stream.aclose()
 
 
-def _post(token: trio.lowlevel.TrioToken, abandon: Callable[[], None]) -> None:
-    try:
-        token.run_sync_soon(abandon)
-    except trio.RunFinishedError:
-        return
+def _post(token: trio.lowlevel.TrioToken, collected: Callable[[], None]) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(collected)

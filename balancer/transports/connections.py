@@ -7,16 +7,17 @@ the stream under it is ours (`wire.py`), so that any connection can be closed sy
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import h11
 import httpcore
 import trio
 
-from balancer.core.outcome import CallerFault, Failure, Faulted, TimedOut
+from balancer.core.outcome import CallerFault, Failure, Faulted, TimedOut, Withdrawn
 from balancer.transports.wire import Wire, open_wire
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ class StaleConnection(Exception):
     """A reused connection ended before one byte of an answer: nobody's fault, the request may go once more on a fresh one."""
 
 
-def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Failure | CallerFault:
+_LOCAL = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+
+
+def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Failure | CallerFault | Withdrawn:
     """What an error of `Connection.send`, or of reading its response, says about the account.
 
     Args:
@@ -47,6 +51,8 @@ def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Fail
             return TimedOut("write")
         case httpcore.ReadTimeout():
             return TimedOut(phase)
+        case httpcore.ConnectError() if _is_local(exc.__cause__):
+            return Withdrawn(sent=False)
         case httpcore.ConnectError():
             return Faulted(f"no connection: {exc}", sent=False)
         case httpcore.LocalProtocolError():
@@ -56,6 +62,33 @@ def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Fail
             return Faulted(NOT_HTTP, sent=written)
         case _:
             return Faulted(str(exc) or type(exc).__name__, sent=written)
+
+
+def _is_local(cause: BaseException | None) -> bool:
+    """Whether this machine had no file, port or memory for a connection: nobody else's fault."""
+    if cause is None:
+        return False
+    inner = cause.__cause__
+    causes = cast("ExceptionGroup[Exception]", inner).exceptions if isinstance(inner, ExceptionGroup) else (cause,)
+    return any(isinstance(each, OSError) and each.errno in _LOCAL for each in causes)
+
+
+class _Whole:
+    """A body as httpcore takes it. Its own is a generator, which a write that fails leaves unfinished, and trio warns of that."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, body: bytes) -> None:
+        self._left = body
+
+    def __aiter__(self) -> _Whole:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        body, self._left = self._left, b""
+        return body
 
 
 @attrs.define(eq=False)
@@ -121,7 +154,9 @@ class Connection:
         wire.begin(on_written)
         origin = self._origin
         url = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=target)
-        request = httpcore.Request(method, url, headers=headers, content=body, extensions={"timeout": timeouts})
+        content = _Whole(body) if isinstance(body, bytes) else body
+        request = httpcore.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
+        del headers  # the credential is in them, and tracebacks show locals
         try:
             response = await http.handle_async_request(request)
         except (httpcore.LocalProtocolError, h11.LocalProtocolError):

@@ -6,7 +6,8 @@ What is the caller's own (a 4xx that is about the request) is an answer like any
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import attrs
 import httpcore
@@ -20,7 +21,7 @@ from balancer.providers.dialect import PLAIN, Dialect
 from balancer.providers.values import Headers
 from balancer.transports.body import EndMarkMissing, HeldBody
 from balancer.transports.connections import StaleConnection, outcome_of
-from balancer.transports.decoding import DecodingError, decoder
+from balancer.transports.decoding import Decoder, DecodingError, decoder
 from balancer.transports.link import AccountLink, Line, Lines, RawResponse
 from balancer.transports.rewriting import BadHeader, rewrite_headers
 
@@ -49,8 +50,24 @@ class Answer:
     """
 
     status: int
-    headers: Sequence[tuple[bytes, bytes]]
-    body: HeldBody | bytes
+    headers: Sequence[tuple[bytes, bytes]] = attrs.field(repr=False)
+    body: HeldBody | bytes = attrs.field(repr=False)
+
+
+class OneShot:
+    """A request body too large to keep: what was read of it and the rest, given once."""
+
+    def __init__(self, parts: Iterable[bytes], rest: AsyncIterator[bytes]) -> None:
+        self._parts = deque(parts)
+        self._rest = rest
+        self.begun = False
+
+    def __aiter__(self) -> OneShot:
+        self.begun = True
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._parts.popleft() if self._parts else await anext(self._rest)
 
 
 @attrs.frozen(eq=False)
@@ -62,22 +79,24 @@ class Exchange:
         method: the HTTP method.
         below: path and query below the mount.
         headers: as the caller gave them.
-        body: the request body; an iterable where it was too large to keep.
+        body: the request body; what can be given only once where it was too large to keep.
         dialect: how the path's API writes.
         llm: whether that is an LLM dialect that was understood.
-        streamed: whether the answer is to be a stream of events.
         timeouts: seconds for connect, read and write, as the caller's library gave them.
     """
 
     call: Call
     method: bytes
     below: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes | AsyncIterable[bytes]
+    headers: list[tuple[bytes, bytes]] = attrs.field(repr=False)
+    body: bytes | OneShot = attrs.field(repr=False)
     dialect: Dialect
     llm: bool
-    streamed: bool
     timeouts: Mapping[str, float | None]
+
+    def repeatable(self) -> bool:
+        """Whether its body is still there for another attempt."""
+        return isinstance(self.body, bytes) or not self.body.begun
 
     async def perform(self, lease: Lease) -> Answer:
         """Run one attempt under a lease. Raises `AttemptFailed` and transport errors, with the line already discarded."""
@@ -88,51 +107,58 @@ class Exchange:
         headers = Headers(response.headers)
         limits = link.provider.limits_seen(headers)
         lease.observe(limits)
-        body = self._body(lease, link, lines, line, response, headers)
+        good = 200 <= response.status < 300
+        watched = self.llm and good and response.status != NO_CONTENT
+        reader = self.dialect.reader(_is_stream(headers)) if watched else PLAIN.reader(False)
+        undo, unreadable = self._decoder(headers)
+        body = HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
         try:
-            if 200 <= response.status < 300:
-                return await self._judge(link, body, response, headers, limits)
-            return await self._judge_error(lease, link, body, response, headers, limits)
+            if not good:
+                return await self._judge_error(lease, link, body, response, headers, limits, readable=unreadable is None)
+            if unreadable is not None:
+                raise unreadable
+            return await self._judge(link, body, response, headers, limits)
         except BaseException:
             body.drop()
             raise
 
     async def _send(self, lease: Lease, link: AccountLink, lines: Lines) -> tuple[Line, RawResponse]:
+        lease.unsent = True
         body = self.body
         if self.llm and lease.model is not None and lease.model != self.call.model and isinstance(body, bytes):
             body = self.dialect.replace_model(body, lease.model)
         target = link.address.target(self.below)
-        length = len(body) if isinstance(body, bytes) else None
-        headers = rewrite_headers(self.headers, llm=self.llm, address=link.address, body_length=length)
         line = lines.take()
         try:
             if line.reused:
                 try:
-                    return line, await line.send(self.method, target, headers, body, self.timeouts)
+                    lease.unsent = False  # it goes out in this step
+                    return line, await line.send(self.method, target, self._headers(link, body), body, self.timeouts)
                 except StaleConnection:
                     # The other side had closed it: nobody's fault, but what was written may have been read.
                     if not self.call.replayable:
                         raise AttemptFailed(Withdrawn()) from None
                     lines.discard(line)
                     line = lines.take_fresh()
-            lease.unsent = True
-            return line, await line.send(self.method, target, headers, body, self.timeouts, lease.written)
+                    lease.unsent = True
+            return line, await line.send(self.method, target, self._headers(link, body), body, self.timeouts, lease.written)
         except BaseException:
             lines.discard(line)
             raise
 
-    def _body(
-        self, lease: Lease, link: AccountLink, lines: Lines, line: Line, response: RawResponse, headers: Headers
-    ) -> HeldBody:
-        good = 200 <= response.status < 300
-        watched = self.llm and good and self.method != b"HEAD" and response.status != NO_CONTENT
-        reader = self.dialect.reader(self.streamed and _is_stream(headers)) if watched else PLAIN.reader(False)
+    def _headers(self, link: AccountLink, body: bytes | OneShot) -> list[tuple[bytes, bytes]]:
+        """What is sent. No local that lives on holds it: the credential is in it, and tracebacks show locals."""
+        length = len(body) if isinstance(body, bytes) else None
+        return rewrite_headers(self.headers, llm=self.llm, address=link.address, body_length=length)
+
+    def _decoder(self, headers: Headers) -> tuple[Decoder | None, DecodingError | None]:
+        """What undoes the answer's encoding, and why nothing does."""
+        if self.method == b"HEAD":
+            return None, None
         try:
-            undo = decoder(headers.get(b"content-encoding")) if self.method != b"HEAD" else None
-        except DecodingError:
-            lines.discard(line)
-            raise
-        return HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
+            return decoder(headers.get(b"content-encoding")), None
+        except DecodingError as error:
+            return None, error
 
     async def _judge(
         self, link: AccountLink, body: HeldBody, response: RawResponse, headers: Headers, limits: tuple[LimitSeen, ...]
@@ -140,7 +166,7 @@ class Exchange:
         if self.llm:
             if _is_page(headers):
                 raise AttemptFailed(Faulted("a page instead of an answer"), limits=limits)
-            await _first_bytes(body)
+            await _first_bytes(body, headers)
             if (error := body.reader.error) is not None:
                 evidence = link.provider.evidence_of_error(error, trio.current_time())
                 if not isinstance(evidence.outcome, CallerFault):
@@ -156,8 +182,12 @@ class Exchange:
         response: RawResponse,
         headers: Headers,
         limits: tuple[LimitSeen, ...],
+        *,
+        readable: bool,
     ) -> Answer:
-        content = await body.read_all(MAX_ERROR_BODY)
+        content = await body.read_error(MAX_ERROR_BODY)
+        if not readable:
+            content = b""
         evidence = link.provider.evidence(response.status, headers, content, trio.current_time())
         answer = Answer(response.status, _passed(response.headers, decoded=True), content)
         if isinstance(evidence.outcome, CallerFault | Served):
@@ -175,6 +205,7 @@ class Exchange:
             case DecodingError():
                 return Evidence(Faulted(str(error)))
             case BadHeader():
+                lease.unsent = True
                 return None
             case _ if isinstance(error, HTTPCORE_ERRORS):
                 return Evidence(outcome_of(error, not lease.unsent))
@@ -184,13 +215,13 @@ class Exchange:
                 return evidence_of(error, link.provider, trio.current_time())
 
 
-async def _first_bytes(body: HeldBody) -> None:
+async def _first_bytes(body: HeldBody, headers: Headers) -> None:
     """Read up to the first event of the answer: until then nothing has reached the caller, and another attempt may follow."""
-    while not body.done and body.received <= MAX_PEEKED:
+    while not body.done and body.peeked_bytes <= MAX_PEEKED:
         await body.peek()
         if body.reader.first_event:
-            # Who sends a short answer whole has sent its end with it, which is then here without waiting.
-            if body.reader.finished and not body.done:
+            # Who said how long the answer is has sent its end with its last byte: it is read without waiting.
+            if body.reader.finished and headers.get(b"content-length") == b"%d" % body.received and not body.done:
                 await body.peek()
             return
 

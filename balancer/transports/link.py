@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import attrs
 import httpcore
 import httpx
+import trio
 
 from balancer.core.settings import Account
 from balancer.errors import ConfigError, Fault
@@ -93,6 +94,38 @@ class Lines(Protocol):
         ...
 
 
+class _InjectedStream:
+    """A response's body from a transport given in code. Its socket is not ours to close: who waits in a read is woken by a scope."""
+
+    def __init__(self, stream: ResponseStream) -> None:
+        self._stream = stream
+        self._iterator: AsyncIterator[bytes] = aiter(stream)
+        self._scope = trio.CancelScope()
+        self._ended = False
+
+    def __aiter__(self) -> _InjectedStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._ended:
+            with trio.CancelScope() as self._scope:
+                return await anext(self._iterator)
+        raise httpx.ReadError("the answer was ended")
+
+    def end(self) -> None:
+        """Wake who reads; nothing more is read."""
+        self._ended = True
+        self._scope.cancel()
+
+    async def aclose(self) -> None:
+        """Let go of what carries it."""
+        try:
+            if (close := getattr(self._iterator, "aclose", None)) is not None:
+                await close()
+        finally:  # it may run still: whoever reads from it has been woken and ends it
+            await self._stream.aclose()
+
+
 @attrs.frozen(eq=False)
 class _InjectedResponse:
     status: int
@@ -100,37 +133,14 @@ class _InjectedResponse:
     stream: ResponseStream
 
 
-@attrs.frozen(eq=False)
-class InjectedLines:
-    """Lines over an `httpx.AsyncBaseTransport` given in code, which keeps its own connections."""
+@attrs.define(eq=False)
+class InjectedLine:
+    """One exchange over a transport given in code."""
 
     transport: httpx.AsyncBaseTransport
     origin: str
-    reused: bool = False
-
-    def take(self) -> InjectedLines:
-        """Itself: it carries any number of exchanges."""
-        return self
-
-    def take_fresh(self) -> InjectedLines:
-        """Itself."""
-        return self
-
-    def give_back(self, line: object) -> None:
-        """Nothing is kept here."""
-
-    def discard(self, line: object) -> None:
-        """Nothing is kept here; the response's own stream is closed by who holds it."""
-
-    def next_change(self, now: float) -> float:
-        """Nothing expires here."""
-        return math.inf
-
-    def expire(self, now: float) -> None:
-        """Nothing expires here."""
-
-    def abort(self) -> None:
-        """The transport is its owner's to close."""
+    reused: bool = attrs.field(default=False, init=False)
+    _stream: _InjectedStream | None = attrs.field(default=None, init=False)
 
     async def send(
         self,
@@ -149,11 +159,51 @@ class InjectedLines:
             content=body,
             extensions={"timeout": dict(timeouts)},
         )
+        del headers  # the credential is in them, and tracebacks show locals
         if on_written is not None:
             on_written()
         response = await self.transport.handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        return _InjectedResponse(response.status_code, response.headers.raw, response.stream)
+        self._stream = _InjectedStream(response.stream)
+        return _InjectedResponse(response.status_code, response.headers.raw, self._stream)
+
+    def end(self) -> None:
+        """Nothing more is read of it."""
+        if self._stream is not None:
+            self._stream.end()
+
+
+@attrs.frozen(eq=False)
+class InjectedLines:
+    """Lines over an `httpx.AsyncBaseTransport` given in code, which keeps its own connections."""
+
+    transport: httpx.AsyncBaseTransport
+    origin: str
+
+    def take(self) -> InjectedLine:
+        """One for an exchange."""
+        return InjectedLine(self.transport, self.origin)
+
+    def take_fresh(self) -> InjectedLine:
+        """One for an exchange."""
+        return self.take()
+
+    def give_back(self, line: object) -> None:
+        """Nothing is kept here."""
+
+    def discard(self, line: InjectedLine) -> None:
+        """Wake who reads from it; its stream is closed by who holds it."""
+        line.end()
+
+    def next_change(self, now: float) -> float:
+        """Nothing expires here."""
+        return math.inf
+
+    def expire(self, now: float) -> None:
+        """Nothing expires here."""
+
+    def abort(self) -> None:
+        """The transport is its owner's to close."""
 
 
 class AccountLink:
@@ -171,6 +221,9 @@ class AccountLink:
 
     def give_back(self, line: Line, lines: Lines) -> None:
         """Keep a line whose exchange ended cleanly."""
+        if lines is not self.lines:  # new settings lead elsewhere
+            lines.discard(line)
+            return
         lines.give_back(line)
         if lines.next_change(0.0) < math.inf:
             self.changed()

@@ -5,11 +5,13 @@ A response's stream must be of the package of its client, so each seam makes its
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+import httpcore
 import httpx
 
 from balancer.core.call import Call, Demand
@@ -20,7 +22,7 @@ from balancer.errors import BalancerError
 from balancer.providers.dialect import PLAIN, dialect_of
 from balancer.transports.answers import final, not_to_retry
 from balancer.transports.body import BodyBroken, HeldBody
-from balancer.transports.exchange import Answer, Exchange
+from balancer.transports.exchange import Answer, Exchange, OneShot
 from balancer.transports.rewriting import BadHeader, BadPath, target_path
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request body that are kept for another attempt."""
 SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 ERROR_STATUS = 400
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
 _EXTENSION: Mapping[str, tuple[type, ...]] = {
     "demand": (Demand,),
@@ -57,9 +60,7 @@ class Seam:
     headers_timeout: Callable[[], float]
     speaks: Callable[[str], bool]
 
-    async def handle(
-        self, request: Any, body: bytes | AsyncIterable[bytes], *, one_shot: bool
-    ) -> tuple[Answer, Decision | None]:
+    async def handle(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Answer, Decision | None]:
         """Serve one request of either library. Raises `BadPath`, `BadHeader`, and what a transport given in code raised."""
         exchange, patience = self._exchange(request, body, one_shot=one_shot)
         job = Job(
@@ -70,6 +71,7 @@ class Seam:
             exchange.dialect.name if exchange.llm else None,
             patience,
             self.headers_timeout(),
+            exchange.repeatable,
         )
         try:
             answer, decision = await self.engine.drive(job)
@@ -79,7 +81,7 @@ class Seam:
             answer = not_to_retry(answer)
         return answer, decision
 
-    def _exchange(self, request: Any, body: bytes | AsyncIterable[bytes], *, one_shot: bool) -> tuple[Exchange, float | None]:
+    def _exchange(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Exchange, float | None]:
         url = request.url
         if url.scheme not in ("http", "https"):
             raise BadPath(f"a URL of scheme {shown(url.scheme)}; the balancer carries http and https")
@@ -87,6 +89,8 @@ class Seam:
             raise BadPath("a URL with user or password; accounts have their own credentials")
         below = target_path(url.raw_path, self.mount)
         method: str = request.method
+        if not _METHOD.fullmatch(method) or method == "CONNECT":
+            raise httpcore.LocalProtocolError("a method that is not carried")
         dialect = dialect_of(method, below.partition(b"?")[0].decode("ascii"))
         if dialect is None or not self.speaks(dialect.name):
             dialect = PLAIN
@@ -95,6 +99,8 @@ class Seam:
         told.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
         if one_shot:
             told["replayable"] = False
+        if isinstance(body, OneShot):
+            told["hedgeable"] = False
         if peek is None:
             call = Call(**told)
         else:
@@ -109,7 +115,6 @@ class Seam:
             body=body,
             dialect=dialect,
             llm=peek is not None,
-            streamed=peek is not None and peek.stream,
             timeouts=timeouts,
         )
         return exchange, timeouts.get("pool")
@@ -120,7 +125,8 @@ def _told(given: object) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise ValueError(f'extensions["balancer"]: {shown(given)}; allowed: a mapping with any of {", ".join(_EXTENSION)}')
+        allowed = ", ".join(_EXTENSION)
+        raise ValueError(f'extensions["balancer"]: {shown(given)}; allowed: a mapping with any of {allowed}')  # noqa: TRY004
     told: dict[str, Any] = {}
     for key, value in cast("Mapping[object, object]", given).items():
         kinds = _EXTENSION.get(key) if isinstance(key, str) else None
@@ -128,7 +134,11 @@ def _told(given: object) -> dict[str, Any]:
             raise ValueError(f'extensions["balancer"]: unknown key {shown(key)}; known: {", ".join(_EXTENSION)}')
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ValueError(f'extensions["balancer"]["{key}"]: {shown(value)}; allowed: {kinds[0].__name__}')
-        told[cast("str", key)] = tuple(cast("Iterable[str]", value)) if key == "tags" else value
+        if key == "tags":
+            value = tuple(cast("Iterable[object]", value))
+            if not all(isinstance(tag, str) for tag in value):
+                raise ValueError(f'extensions["balancer"]["tags"]: {shown(value)}; allowed: a tuple of str')
+        told[cast("str", key)] = value
     return told
 
 
@@ -137,10 +147,11 @@ def _discard(answer: Answer) -> None:
         answer.body.abandon()
 
 
-async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | AsyncIterable[bytes], bool]:
-    """The request's body, in memory where it fits, and whether it can be given only once."""
+async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | OneShot, bool]:
+    """The request's body, in memory where it fits, and whether it is good for one attempt only."""
     if isinstance(request.stream, library.ByteStream):
-        return request.read(), False
+        content: bytes = request.read()
+        return content, len(content) > MAX_BODY
     parts: list[bytes] = []
     size = 0
     stream: AsyncIterator[bytes] = aiter(request.stream)
@@ -148,15 +159,8 @@ async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | Asyn
         parts.append(chunk)
         size += len(chunk)
         if size > MAX_BODY:
-            return _rest(parts, stream), True
+            return OneShot(parts, stream), True
     return b"".join(parts), True
-
-
-async def _rest(parts: list[bytes], stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while parts:
-        yield parts.pop(0)
-    async for chunk in stream:
-        yield chunk
 
 
 def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
@@ -177,7 +181,7 @@ def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
             try:
                 return await self._body.next_chunk()
             except BodyBroken as broken:
-                raise kinds[broken.kind](str(broken)) from broken.__cause__
+                raise kinds[broken.kind](str(broken)) from broken.reason
 
         async def aclose(self) -> None:
             await self._body.aclose()
@@ -194,11 +198,11 @@ def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
                 answer, decision = await self._seam.handle(request, body, one_shot=one_shot)
             except BadPath as error:
                 raise library.UnsupportedProtocol(str(error), request=request) from None
-            except BadHeader as error:
+            except (BadHeader, httpcore.LocalProtocolError) as error:
                 raise library.LocalProtocolError(str(error), request=request) from None
             held = answer.body
             if isinstance(held, HeldBody):
-                stream = library.ByteStream(held.take_all()) if held.done and not held.closed_by_us else BalancedStream(held)
+                stream = library.ByteStream(held.take_all()) if held.done and held.broken is None else BalancedStream(held)
             else:
                 stream = library.ByteStream(held)
             return library.Response(answer.status, headers=answer.headers, stream=stream, extensions={"balancer": decision})

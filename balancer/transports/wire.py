@@ -36,7 +36,7 @@ class _Tcp(trio.abc.Stream):
         self._sock = sock
         self.is_closed = False
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: memoryview) -> int:
         """Send what the kernel takes at once, in bytes."""
         if self.is_closed:
             raise trio.ClosedResourceError
@@ -162,9 +162,10 @@ class Wire(httpcore.AsyncNetworkStream):
         return data
 
     async def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
+        unsent = [memoryview(data) for data in self._unsent]  # whose repr shows no credential
+        self._unsent = []
         if len(unsent) > 1 and self._unsent_bytes <= _JOIN:
-            unsent = [b"".join(unsent)]
+            unsent = [memoryview(b"".join(unsent))]
         self._unsent_bytes = 0
         self.written = True
         if self._on_written is not None:
@@ -174,7 +175,7 @@ class Wire(httpcore.AsyncNetworkStream):
             for data in unsent:
                 sent = 0 if self._tls else self._tcp.try_send(data)
                 if sent < len(data):
-                    await self._send_rest(memoryview(data)[sent:])
+                    await self._send_rest(data[sent:])
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             # A server may refuse a long request before it has read it all: its answer, or the error, is in the read to come.
             pass
