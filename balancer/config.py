@@ -57,7 +57,7 @@ class BalancerConfig:
         hedge, retry, health: the settings of those parts.
         seed: of every random choice, to make a run repeatable; `None`: another one each time.
         headers_timeout: seconds from connect to the answer's headers, > 0; the official SDKs also wait ten minutes.
-        idle_timeout: seconds without a read after which an open body gives its lease back, > 0.
+        idle_timeout: seconds without a read after which an open body gives its lease back, > 0; as long as the SDKs wait for a byte.
     """
 
     accounts: tuple[Account, ...] = attrs.field(repr=_account_names)
@@ -90,7 +90,7 @@ class BalancerConfig:
         health: HealthSettings | Mapping[str, Any] | None = None,
         seed: int | None = None,
         headers_timeout: float = 600.0,
-        idle_timeout: float = 300.0,
+        idle_timeout: float = 600.0,
     ) -> None:
         faults: list[Fault] = []
         given: dict[str, Any] = {

@@ -52,7 +52,15 @@ class DeadlineUnreachable(BalancerError):
 
 
 class NoAccount(BalancerError):
-    """No account of the pool can ever take this call: unknown model, or every account that offers it is disabled."""
+    """No account of the pool can ever take this call: unknown model, or every account that offers it is disabled.
+
+    Attributes:
+        unknown_model: whether no account of the pool offers the model at all.
+    """
+
+    def __init__(self, message: str, *, unknown_model: bool = False, decision: Decision | None = None) -> None:
+        super().__init__(message, decision=decision)
+        self.unknown_model = unknown_model
 
 
 class AttemptsFailed(BalancerError):

@@ -27,7 +27,7 @@ from balancer.engine.engine import Engine, Job
 from balancer.engine.failures import evidence_of
 from balancer.engine.mapping import Result, map_calls
 from balancer.engine.unwrapping import Unwrapped
-from balancer.errors import ConfigError, Fault
+from balancer.errors import Closed, ConfigError, Fault
 from balancer.providers.provider import get_provider
 from balancer.routing.table import TableRouter
 from balancer.selection import make_selector
@@ -195,26 +195,33 @@ class BalancerNursery:
         Attempts on an account that is no longer there end as they would have. Raises `ConfigError` and changes nothing.
         """
         new = _ready(config)
+        if self._dispatcher.closed:
+            raise Closed("the balancer is closed")
         selector = self._dispatcher.selector if new.selector == self._config.selector else make_selector(new.selector)
         check_addresses(new.accounts)
-        for name in self._supervisors.keys() - {account.name for account in new.accounts}:
-            supervisor = self._supervisors.pop(name)
-            supervisor.retire()
-            self._retired.append(supervisor)
+        old, self._config = self._config, new
+        providers = {account.name: account.provider for account in new.accounts}
+        for supervisor in list(self._supervisors.values()):
+            if providers.get(supervisor.name) != supervisor.account.provider:  # another provider is another account
+                del self._supervisors[supervisor.name]
+                supervisor.retire()
+                self._retired.append(supervisor)
+        done: list[trio.Event] = []
         for account in new.accounts:
             if (supervisor := self._supervisors.get(account.name)) is None:
                 self._nursery.start_soon(self._add(account).run, name=f"balancer supervisor {account.name}")
             else:
-                await supervisor.reconfigure(account, new.health)
-        if new.retry != self._config.retry:
+                done.append(supervisor.reconfigure(account, new.health, new.idle_timeout))
+        if new.retry != old.retry:
             self._dispatcher.retries = _retry_budget(new)
-        if new.hedge != self._config.hedge:
+        if new.hedge != old.hedge:
             self._dispatcher.hedges = _hedge_budget(new)
-        self._config = new
         engine = self._engine
         engine.router, engine.retry, engine.hedge = TableRouter(new.routes), new.retry, new.hedge
         engine.max_attempts, engine.max_wait_for = new.max_attempts, new.max_wait_for
         self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting)
+        for event in done:  # all has been told by now: who is cancelled here leaves nothing half done
+            await event.wait()
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -241,10 +248,10 @@ class BalancerNursery:
         logs.info("balancer.nursery_closed", calls=self._engine.calls)
 
     def _add(self, account: Account) -> Supervisor:
-        provider = get_provider(account.provider)
+        provider, link = get_provider(account.provider), AccountLink(account)
         supervisor = self._supervisors[account.name] = Supervisor(
             account=account,
-            link=AccountLink(account),
+            link=link,
             rng=random.Random(self._rng.random()),
             ring=self._ring,
             health=self._config.health,
@@ -252,6 +259,7 @@ class BalancerNursery:
             dialects=provider.dialects,
             shows_limits=bool(provider.dialects),
         )
+        link.changed = supervisor.link_changed
         return supervisor
 
     def _ring(self) -> None:
@@ -289,6 +297,7 @@ async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> Asy
     """
     ready = _ready(config)
     check_addresses(ready.accounts)
+    raised: Exception | None = None
     with Unwrapped():
         async with trio.open_nursery() as nursery:
             balancer = BalancerNursery(ready, nursery)
@@ -296,9 +305,13 @@ async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> Asy
             try:
                 yield balancer
                 await balancer.drain()
+            except Exception as error:  # raised again outside: a nursery rebuilds the groups that pass it
+                raised = error
             finally:
                 balancer.close()
                 nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
 
 
 def _ready(config: BalancerConfig | Mapping[str, Any] | str) -> BalancerConfig:

@@ -103,7 +103,7 @@ def test_defaults():
     config = BalancerConfig([Account(name="a")])
     assert config == BalancerConfig.parse({"accounts": [account()]})
     assert (config.selector, config.max_waiting, config.max_wait_for, config.max_attempts) == ("least_pressure", 1000, 60.0, 3)
-    assert (config.drain_timeout, config.headers_timeout, config.idle_timeout, config.seed) == (10.0, 600.0, 300.0, None)
+    assert (config.drain_timeout, config.headers_timeout, config.idle_timeout, config.seed) == (10.0, 600.0, 600.0, None)
     assert (config.hedge, config.retry, config.health) == (HedgeSettings(), RetrySettings(), HealthSettings())
     assert pool_tiers(config) == {"default": (("a",),)}
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -24,6 +25,7 @@ from balancer.actors.supervisor import Supervisor
 from balancer.actors.waiting import WaitingTickets
 from balancer.core.budget import Budget
 from balancer.core.decision import Scan
+from balancer.core.outcome import Withdrawn
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import BalancerError, Closed, DeadlineUnreachable, NoAccount, Saturated
 from balancer.selection import Selector
@@ -59,6 +61,7 @@ class Dispatcher:
     pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
     failures: Failures = attrs.field(factory=Failures, init=False)
     _mailbox: Mailbox[Ticket | Doorbell] = attrs.field(factory=Mailbox[Ticket | Doorbell], init=False)
+    _taken: deque[Ticket] = attrs.field(factory=deque[Ticket], init=False)
     _waiting: WaitingTickets = attrs.field(factory=WaitingTickets, init=False)
     _rung: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
@@ -67,6 +70,11 @@ class Dispatcher:
     def waiting(self) -> int:
         """Tickets that wait for an account."""
         return self._waiting.count
+
+    @property
+    def closed(self) -> bool:
+        """Whether every ticket is refused from now on."""
+        return self._closed
 
     # -- asked by calls and told by supervisors, synchronously ------------------------------------------------------------
 
@@ -87,8 +95,8 @@ class Dispatcher:
     def close(self) -> None:
         """Refuse every ticket from now on, those that wait included."""
         self._closed = True
-        posted = [message for message in self._mailbox.take() if isinstance(message, Ticket) and message.open]
-        for ticket in [*self._waiting.all(), *posted]:
+        self._take(self._mailbox.take())
+        for ticket in [*self._waiting.all(), *self._taken]:
             self._refuse(ticket, Closed("the balancer is closing"))
 
     def reconfigure(self, pools: Mapping[str, Tiers], selector: Selector, max_waiting: int) -> None:
@@ -101,41 +109,46 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until cancelled; a ticket that fails is refused, three failures in a minute end the actor loudly."""
         while True:
-            messages: list[Ticket | Doorbell] = []
             if self._waiting.count:
                 with trio.move_on_at(self._next_look(trio.current_time())):
-                    messages = await self._mailbox.drain()
+                    self._take(await self._mailbox.drain())
             else:
-                messages = await self._mailbox.drain()
+                self._take(await self._mailbox.drain())
             now = trio.current_time()
             self._rung = False
             if self._waiting.count:
                 for ticket in self._waiting.heads():
-                    self._decide(ticket, now)
+                    self._guarded(self._decide, ticket, now)
                 for ticket in self._waiting.ended(now):
-                    self._refuse(ticket, self._too_late(self._outlook(ticket, now)[0], now))
-            for message in messages:
-                if isinstance(message, Ticket) and message.open:
-                    self._decide(message, now)
+                    self._guarded(self._end_patience, ticket, now)
+            while self._taken:
+                ticket = self._taken.popleft()
+                if ticket.open:
+                    self._guarded(self._decide, ticket, now)
+
+    def _take(self, messages: Sequence[Ticket | Doorbell]) -> None:
+        """Keep what came where `close` finds it, should the actor fail in the middle."""
+        self._taken.extend(message for message in messages if isinstance(message, Ticket))
 
     def _next_look(self, now: float) -> float:
         """When time alone may let a waiting ticket be placed, or ends its patience. What was possible by `now` has been
         decided; a head that is not blocked by time waits for the doorbell."""
         at = self._waiting.next_end()
-        for ticket in self._waiting.heads():
+
+        def look(ticket: Ticket, now: float) -> None:
+            nonlocal at
             earliest, _ = self._outlook(ticket, now)
             if earliest > now:
                 at = min(at, earliest)
+
+        for ticket in self._waiting.heads():
+            self._guarded(look, ticket, now)
         return at
 
-    def _decide(self, ticket: Ticket, now: float) -> None:
+    def _guarded(self, step: Callable[[Ticket, float], None], ticket: Ticket, now: float) -> None:
+        """Do something for one ticket; if that fails, the ticket fails and not the actor."""
         try:
-            if ticket.waiting or not self._waiting.blocks(ticket):
-                self._grant_or_wait(ticket, now)
-            elif ticket.now_or_never:
-                self._refuse(ticket, trio.WouldBlock())
-            else:
-                self._queue(ticket, now, now)
+            step(ticket, now)
         except SelectorFailed as failure:
             refusal = BalancerError("the selector failed")
             refusal.__cause__ = failure.__cause__
@@ -143,9 +156,19 @@ class Dispatcher:
         except Exception as error:
             self._failed(ticket, error, now)
 
-    def _grant_or_wait(self, ticket: Ticket, now: float) -> None:
-        lease = self._try_place(ticket, now)
-        if lease is not None:
+    def _end_patience(self, ticket: Ticket, now: float) -> None:
+        self._refuse(ticket, self._too_late(self._outlook(ticket, now)[0], now))
+
+    def _decide(self, ticket: Ticket, now: float) -> None:
+        if self._closed:  # it was handed to this task before the closing, in the same pass
+            self._refuse(ticket, Closed("the balancer is closing"))
+            return
+        behind = not ticket.waiting and self._waiting.blocks(ticket)
+        lease = None if behind else self._try_place(ticket, now)
+        if not ticket.open:  # the selector is user code: it may have cancelled the very call
+            if lease is not None:
+                lease.settle(Withdrawn(sent=False))
+        elif lease is not None:
             self._waiting.left(ticket)
             ticket.grant(lease)
         elif ticket.now_or_never:
@@ -176,14 +199,14 @@ class Dispatcher:
         self._waiting.left(ticket)
         if isinstance(error, BalancerError):
             error.decision = ticket.decision
-        ticket.refuse(error)
+        if ticket.open:
+            ticket.refuse(error)
 
     def _failed(self, ticket: Ticket, error: Exception, now: float) -> None:
         logs.error("balancer.dispatcher_failed", failure=error)
-        if ticket.open:
-            refusal = BalancerError("the call could not be placed")
-            refusal.__cause__ = error
-            self._refuse(ticket, refusal)
+        refusal = BalancerError("the call could not be placed")
+        refusal.__cause__ = error
+        self._refuse(ticket, refusal)
         if self.failures.too_many(now):
             raise BalancerError("the dispatcher failed three times in a minute") from error
 
@@ -194,9 +217,8 @@ class Dispatcher:
         call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
         cold = dialect is not None
         scanned: list[tuple[AccountSnapshot, ...]] = []
-        for tier in self.pools[ticket.pool]:
-            able: dict[str, Supervisor] = {}
-            candidates: list[AccountSnapshot] = []
+        for tier in self._tiers(ticket):
+            able: dict[AccountSnapshot, Supervisor] = {}
             snapshots: list[AccountSnapshot] = []
             for supervisor in tier:
                 snapshot = supervisor.snapshot(now)
@@ -206,31 +228,29 @@ class Dispatcher:
                     and snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
                 ):
-                    able[snapshot.name] = supervisor
-                    candidates.append(snapshot)
+                    able[snapshot] = supervisor
             scanned.append(tuple(snapshots))
-            while candidates:
-                chosen = self._choose(candidates, ticket, now)
+            while able:
+                chosen = self._choose(list(able), ticket, now)
                 scan = Scan(tuple(scanned), model, call.demand, now, cold, avoid, dialect, chosen.name)
-                lease = able[chosen.name].try_lease(ticket, now, scan)
+                lease = able.pop(chosen).try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)
                     return lease
-                candidates.remove(chosen)
         return None
 
     def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float) -> AccountSnapshot:
-        healthy = [snapshot for snapshot in candidates if not snapshot.probe_due(now)]
-        if len(healthy) < len(candidates):
+        choices = [snapshot for snapshot in candidates if snapshot.ejected_until == -math.inf and snapshot.weight > 0.0]
+        if len(choices) < len(candidates):
+            healthy = [snapshot for snapshot in candidates if not snapshot.probe_due(now)]
             # A probe is an ordinary call with failover behind it; if none ever went first, a slow account would never return.
             covered = ticket.call.replayable and not ticket.now_or_never
-            if not healthy or covered:
+            if len(healthy) < len(candidates) and (covered or not healthy):
                 return next(snapshot for snapshot in candidates if snapshot.probe_due(now))
-        weighty = [snapshot for snapshot in healthy if snapshot.weight > 0.0]
-        choices = weighty or healthy
+            choices = choices or healthy
         try:
             chosen = self.selector(choices, ticket.call.demand, now, self.rng)
-            if not any(chosen is choice for choice in choices):
+            if id(chosen) not in map(id, choices):
                 raise ValueError("the selector chose an account that was not among its candidates")
         except Exception as error:
             raise SelectorFailed from error
@@ -240,7 +260,7 @@ class Dispatcher:
         """The earliest time at which an account could take the ticket (`inf`: never), and whether one that it does not
         avoid is in a state to be hoped for: not ejected and not disabled."""
         earliest, hopeful = math.inf, False
-        for tier in self.pools[ticket.pool]:
+        for tier in self._tiers(ticket):
             for supervisor in tier:
                 if supervisor.name in ticket.avoid or (
                     ticket.dialect is not None and ticket.dialect not in supervisor.dialects
@@ -251,14 +271,21 @@ class Dispatcher:
                 hopeful = hopeful or (at < math.inf and supervisor.snapshot(now).ejected_until <= now)
         return earliest, hopeful
 
+    def _tiers(self, ticket: Ticket) -> Tiers:
+        """The ticket's pool: a router may name one that there is not, or that a new configuration no longer has."""
+        return self.pools.get(ticket.pool, ())
+
     def _no_account(self, ticket: Ticket) -> NoAccount:
-        supervisors = [supervisor for tier in self.pools[ticket.pool] for supervisor in tier]
+        if ticket.pool not in self.pools:
+            return NoAccount(f"there is no pool {ticket.pool!r}")
+        supervisors = [supervisor for tier in self._tiers(ticket) for supervisor in tier]
         offered = {name for supervisor in supervisors for name in supervisor.account.models or ()}
         unlimited = any(supervisor.account.models is None for supervisor in supervisors)
         if ticket.model is not None and ticket.model not in offered and not unlimited:
             near = difflib.get_close_matches(ticket.model, offered, n=3, cutoff=0.5)
             hint = f"; near names: {', '.join(near)}" if near else ""
-            return NoAccount(f"no account of pool {ticket.pool!r} offers the model {ticket.model!r}{hint}")
+            message = f"no account of pool {ticket.pool!r} offers the model {ticket.model!r}{hint}"
+            return NoAccount(message, unknown_model=True)
         if ticket.dialect is not None and not any(ticket.dialect in supervisor.dialects for supervisor in supervisors):
             return NoAccount(f"no account of pool {ticket.pool!r} speaks {ticket.dialect}")
         now = trio.current_time()

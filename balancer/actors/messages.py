@@ -118,6 +118,7 @@ class Reconfigure:
 
     account: Account
     health: HealthSettings
+    idle_timeout: float
     done: trio.Event
 
 

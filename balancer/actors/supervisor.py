@@ -29,6 +29,8 @@ from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import BalancerError
 
+_DISABLING = Unauthorized | Billing
+
 
 class Link(Protocol):
     """What a supervisor owns but the core does not know: the account's connections."""
@@ -79,6 +81,7 @@ class Supervisor:
     _mailbox: Mailbox[Reconfigure] = attrs.field(factory=Mailbox[Reconfigure], init=False)
     _sleep: trio.CancelScope | None = attrs.field(default=None, init=False)
     _fatal: Exception | None = attrs.field(default=None, init=False)
+    _failing: bool = attrs.field(default=False, init=False)
     _retired: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -127,9 +130,7 @@ class Supervisor:
     def observe(self, lease: Lease, limits: tuple[LimitSeen, ...]) -> None:
         """The attempt's answer has begun."""
         try:
-            cold = self._state.snapshot(trio.current_time()).cold_limit is not None
-            self._state.observe(lease.admission, limits, trio.current_time())
-            if cold:
+            if self._state.observe(lease.admission, limits, trio.current_time()):
                 self.ring()
         except Exception as error:
             self._failed(error)
@@ -137,14 +138,15 @@ class Supervisor:
     def settle(self, lease: Lease, evidence: Evidence, now: float, latency: float) -> None:
         """The attempt has ended. Never raises."""
         del self._leases[lease]
-        before = self._state.health.state
         try:
+            before = self._state.health.state
             self._state.settle(lease.admission, evidence, now, self.rng, latency=latency)
+            if self._state.health.state is not before or isinstance(evidence.outcome, _DISABLING):
+                self._log_transition(now)
         except Exception as error:
             self._failed(error)
-        logs.debug("balancer.attempt_ended", account=self.name, outcome=type(evidence.outcome).__name__)
-        if self._state.health.state is not before or isinstance(evidence.outcome, Unauthorized | Billing):
-            self._log_transition(now)
+        if logs.debugs():
+            logs.debug("balancer.attempt_ended", account=self.name, outcome=type(evidence.outcome).__name__)
         if self._retired and not self._leases:
             self._wake_at(-math.inf)
         self.ring()
@@ -158,18 +160,20 @@ class Supervisor:
         self._wake_at(self.link.next_change(trio.current_time()))
 
     def abort(self) -> None:
-        """End every attempt and close every connection."""
+        """End every attempt and close every connection. Who waits for new settings waits no longer."""
         for lease in list(self._leases):
             lease.abort()
         self.link.abort()
+        for message in self._mailbox.take():
+            message.done.set()
 
     # -- the actor's own task -------------------------------------------------------------------------------------------
 
-    async def reconfigure(self, account: Account, health: HealthSettings) -> None:
-        """Ask for new settings and wait until they hold."""
-        message = Reconfigure(account, health, trio.Event())
+    def reconfigure(self, account: Account, health: HealthSettings, idle_timeout: float) -> trio.Event:
+        """Ask for new settings; the event is set once they hold."""
+        message = Reconfigure(account, health, idle_timeout, trio.Event())
         self._mailbox.post(message)
-        await message.done.wait()
+        return message.done
 
     def retire(self) -> None:
         """The account is no longer configured: end when its last lease has ended."""
@@ -185,24 +189,29 @@ class Supervisor:
             except Exception as error:
                 self._failed(error)
             if self._retired and not self._leases:
-                self.link.abort()
+                self.abort()
                 return
             if self._fatal is not None:
                 raise BalancerError(f"the supervisor of account {self.name!r} failed three times in a minute") from self._fatal
 
     async def _serve(self) -> None:
-        while True:
+        """Serve until something fails or all is over, from a state that agrees with the leases that are out."""
+        self._failing = False
+        self._state.restore([lease.admission for lease in self._leases], trio.current_time())
+        self.ring()  # who was refused by a failure of ours may ask again
+        while not (self._failing or (self._retired and not self._leases)):
             with trio.CancelScope(deadline=self._next_change()) as self._sleep:
                 for message in await self._mailbox.drain():
                     self._reconfigure(message)
-            if self._fatal is not None or (self._retired and not self._leases):
-                return
             self._expire(trio.current_time())
 
     def _reconfigure(self, message: Reconfigure) -> None:
-        self.account, self.health = message.account, message.health
-        self._state.change(message.account, message.health, trio.current_time())
-        self.link.reconfigure(message.account)
+        try:
+            self.account, self.health, self.idle_timeout = message.account, message.health, message.idle_timeout
+            self._state.change(message.account, message.health, trio.current_time())
+            self.link.reconfigure(message.account)
+        except Exception as error:
+            self._failed(error)
         message.done.set()
         self.ring()
 
@@ -223,9 +232,10 @@ class Supervisor:
 
     def _failed(self, error: Exception) -> None:
         logs.error("balancer.supervisor_failed", failure=error, account=self.name)
+        self._failing = True
         if self.failures.too_many(trio.current_time()):
             self._fatal = error
-            self._wake_at(-math.inf)
+        self._wake_at(-math.inf)
 
     def _log_transition(self, now: float) -> None:
         snapshot = self._state.snapshot(now)

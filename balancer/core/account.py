@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from balancer.core.call import Demand
+from balancer.core.call import DIMENSIONS, Demand
 from balancer.core.cooldown import MAX_TRANSIENT, Cooldowns, Pause, spread
 from balancer.core.health import Health, HealthSettings, HealthState
 from balancer.core.ledger import Ledger, Reservation
 from balancer.core.load import Load
 from balancer.core.outcome import (
     Billing,
+    CallerFault,
     Evidence,
     Faulted,
     LimitSeen,
@@ -27,9 +28,9 @@ from balancer.core.outcome import (
     QuotaExhausted,
     Ramp,
     RateLimited,
+    Refusal,
     Served,
     TimedOut,
-    TooLarge,
     Truncated,
     Unauthorized,
     Withdrawn,
@@ -39,6 +40,7 @@ from balancer.core.snapshot import AccountSnapshot, pause_covers
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Collection
 
 COLD_LIMIT = 5
 """Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
@@ -48,11 +50,12 @@ QUOTA_RECHECK = 3600.0
 THROTTLE_BACKOFF = 1.0
 """Base of the pause after a refusal that states no time, in seconds."""
 MAX_BACKOFF = 20.0
+_ANSWERS = Served | CallerFault | Refusal  # made once: this is looked at after every attempt
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Admission:
-    """What one attempt holds of an account: its reservation, and whether it is the probe."""
+    """What one attempt holds of an account: its reservation, for which model, whether it is the probe, since when."""
 
     reservation: Reservation
     model: str | None
@@ -84,7 +87,9 @@ class AccountState:
     refused: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
     _answered: bool = attrs.field(default=False, init=False)
-    _unexplained: int = attrs.field(default=0, init=False)  # refusals in a row that stated no time
+    _backoffs: int = attrs.field(default=0, init=False)  # in a row
+    _backed_off_at: float = attrs.field(default=-math.inf, init=False)
+    _backoff_until: float = attrs.field(default=-math.inf, init=False)
     _snapshot: AccountSnapshot | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -127,17 +132,19 @@ class AccountState:
         self.ledger.restamp(admission.reservation, now)
         self._snapshot = None
 
-    def observe(self, admission: Admission, limits: tuple[LimitSeen, ...], now: float) -> None:
-        """An answer has begun and shows these limits, or shows that there are none."""
+    def observe(self, admission: Admission, limits: tuple[LimitSeen, ...], now: float) -> bool:
+        """An answer has begun and shows these limits, or shows that there are none; returns whether it is the first one."""
+        first = not self._answered
         if limits:
             self.ledger.observe(limits, now, admission.reservation)
-        elif self._answered:
-            return
+        elif not first:
+            return False
         self._answered = True
         self._snapshot = None
+        return first
 
     def settle(self, admission: Admission, evidence: Evidence, now: float, rng: random.Random, *, latency: float) -> None:
-        """The attempt has ended: end its reservation and let the outcome do what it does. Call it once per admission.
+        """The attempt has ended: end its reservation and let the outcome do what it does. Only the first end counts.
 
         Args:
             admission: what `admit` gave.
@@ -146,74 +153,98 @@ class AccountState:
             rng: for jitter.
             latency: seconds to the first byte of the answer.
         """
+        if admission.reservation.ended:
+            return
         self.in_flight -= 1
         self._snapshot = None
-        self._end_reservation(admission, evidence, now)
-        if not isinstance(evidence.outcome, Withdrawn):
-            self.observe(admission, evidence.limits, now)
-        match evidence.outcome:
+        outcome = evidence.outcome
+        match outcome:
             case Served():
                 self.served += 1
-                self._unexplained = 0
+                self._backoffs = 0
                 self.health.succeeded(now, probe=admission.probe)
                 self.load.sample(latency, now)
-            case Faulted() | TimedOut() | Truncated() as failure:
+            case Faulted() | TimedOut() | Truncated():
                 self.failed += 1
-                self.health.failed(now, describe(failure), rng, probe=admission.probe)
-            case _ as other:
+                self.health.failed(now, describe(outcome), rng, probe=admission.probe)
+            case CallerFault() | Withdrawn():
                 self.health.withdrawn(probe=admission.probe)
-                self._cool(other, admission.model, now, rng)
+            case _:
+                self.refused += 1
+                self.health.withdrawn(probe=admission.probe)
+                self._cool(outcome, admission, now, rng)
+        # Last, since a usage comes from outside: whatever it does to the ledger, the probe's place has been given back.
+        self._end_reservation(admission.reservation, evidence, now)
+        if evidence.limits or isinstance(outcome, _ANSWERS):
+            self.observe(admission, evidence.limits, now)
 
-    def _end_reservation(self, admission: Admission, evidence: Evidence, now: float) -> None:
-        reservation = admission.reservation
+    def restore(self, admissions: Collection[Admission], now: float) -> None:
+        """After a failure of ours: these attempts are out and no other. A reservation that lost its end counts as estimated."""
+        self.in_flight = len(admissions)
+        held = {admission.reservation for admission in admissions}
+        for reservation in self.ledger.outstanding():
+            if reservation not in held:
+                self.ledger.settle(reservation, None, now)
+        if self.health.state is Health.PROBING and not any(admission.probe for admission in admissions):
+            self.health.withdrawn(probe=True)
+        self._snapshot = None
+
+    def _end_reservation(self, reservation: Reservation, evidence: Evidence, now: float) -> None:
         match evidence.outcome:
+            case Served():
+                self.ledger.settle(reservation, evidence.usage, now)
             case Faulted(sent=False) | TimedOut(sent=False) | Withdrawn(sent=False):
                 self.ledger.refund(reservation, now)
-            case (
-                RateLimited()
-                | QuotaExhausted()
-                | Overloaded()
-                | Ramp()
-                | Billing()
-                | Unauthorized()
-                | ModelMissing()
-                | TooLarge()
-            ):
+            case outcome if isinstance(outcome, Refusal):
                 self.ledger.refund(reservation, now)
             case _:
                 self.ledger.settle(reservation, evidence.usage, now)
 
-    def _cool(self, outcome: object, model: str | None, now: float, rng: random.Random) -> None:
-        add = self.cooldowns.add
-        match outcome:
+    def _cool(self, refusal: Refusal, admission: Admission, now: float, rng: random.Random) -> None:
+        add, model = self.cooldowns.add, admission.model
+        match refusal:
             case RateLimited(dimension=dimension, until=until):
-                add(Pause(self._start(until, now, rng), "rate limited", model, dimension))
+                # Refused over what it was not even estimated to take: then estimates cannot tell which calls may pass.
+                if dimension not in DIMENSIONS or not getattr(admission.reservation.demand, dimension):
+                    dimension = None
+                add(Pause(self._start(until, admission, now, rng), "rate limited", model, dimension))
+            case QuotaExhausted(until=None):
+                add(Pause(now + QUOTA_RECHECK, "quota exhausted", model))
             case QuotaExhausted(until=until):
-                add(Pause(now + QUOTA_RECHECK if until is None else spread(now, until, rng), "quota exhausted", model))
+                add(Pause(self._start(until, admission, now, rng), "quota exhausted", model))
             case Overloaded(until=until):
-                add(Pause(min(self._start(until, now, rng), now + MAX_TRANSIENT), "overloaded"))
+                add(Pause(self._start(_capped(until, now), admission, now, rng), "overloaded"))
             case Ramp(until=until):
-                add(Pause(self._start(until, now, rng), "ramp limited"))
+                add(Pause(self._start(_capped(until, now), admission, now, rng), "ramp limited"))
+            case Billing(until=None):
+                add(Pause(math.inf, "billing"))
             case Billing(until=until):
-                add(Pause(math.inf if until is None else until, "billing"))
+                add(Pause(self._start(until, admission, now, rng), "billing"))
             case Unauthorized():
                 add(Pause(math.inf, "unauthorized"))
             case ModelMissing() if model is not None:
                 add(Pause(math.inf, "model missing", model))
             case _:
-                return  # CallerFault, TooLarge, Withdrawn: nothing about the account
-        self.refused += 1
+                pass  # TooLarge, and a path that is missing: about this call alone
 
-    def _start(self, until: float | None, now: float, rng: random.Random) -> float:
-        """When the next attempt may start after a refusal: as stated, else by backoff with full jitter."""
-        if until is not None:
-            self._unexplained = 0
-            return spread(now, max(until, now), rng)
-        self._unexplained += 1
-        return now + rng.uniform(0.0, min(MAX_BACKOFF, THROTTLE_BACKOFF * 2.0 ** min(self._unexplained - 1, 30)))
+    def _start(self, until: float | None, admission: Admission, now: float, rng: random.Random) -> float:
+        """When the next attempt may start after a refusal: as stated, else by backoff with full jitter.
+
+        A stated time that has come already explains nothing: obeyed, it would be a loop at the network's speed. Refusals of
+        attempts that began before the last backoff are the same news as the one that set it.
+        """
+        if until is not None and until > now:
+            self._backoffs = 0
+            return spread(now, until, rng)
+        if admission.began_at > self._backed_off_at or self._backoff_until <= now:
+            longest = min(MAX_BACKOFF, THROTTLE_BACKOFF * 2.0 ** min(self._backoffs, 30))
+            self._backoffs += 1
+            self._backed_off_at, self._backoff_until = now, now + rng.uniform(0.0, longest)
+        return self._backoff_until
 
     def change(self, account: Account, health_settings: HealthSettings, now: float) -> None:
         """New settings; what was learned and what is in flight is kept, pauses that waited for an operator are lifted."""
+        self.cooldowns.reopen()
         if account.key != self.account.key or account.base_url != self.account.base_url:
             self.cooldowns.clear()
         self.account = account
@@ -222,43 +253,52 @@ class AccountState:
         self._snapshot = None
 
     def _view(self, now: float) -> AccountSnapshot:
+        account, health, pauses = self.account, self.health, ()
+        state, reason, until, ejected_until = "healthy", health.reason, math.inf, -math.inf
+        if health.state is not Health.HEALTHY:
+            state, ejected_until = health.state.value, health.ejected_until
+            if health.state is Health.EJECTED and ejected_until > now:
+                until = ejected_until
+        dimensions = self.ledger.views(now)
+        valid_until = until
+        for view in dimensions:
+            valid_until = min(valid_until, view.valid_until)
         if self.cooldowns:
             self.cooldowns.expire(now)
-        account, health = self.account, self.health
-        pauses = self.cooldowns.pauses()
-        ejected_until = -math.inf if health.state is Health.HEALTHY else health.ejected_until
-        state, reason, until = health.state.value, health.reason, math.inf
-        if health.state is Health.EJECTED and ejected_until > now:
-            until = ejected_until
-        valid_until = min(until, self.ledger.next_change(now))
+            pauses = self.cooldowns.pauses()
         for pause in pauses:
             valid_until = min(valid_until, pause.until)
             if pause.model is None and pause.dimension is None and health.state is Health.HEALTHY:
                 state, reason, until = "disabled" if pause.until == math.inf else "cooling", pause.reason, pause.until
-        return AccountSnapshot(
-            name=account.name,
-            state=state,
-            reason=reason,
-            until=until,
-            in_flight=self.in_flight,
-            weight=account.weight,
-            dimensions=self.ledger.views(now),
-            provider=account.provider,
-            tags=account.tags,
-            peak=self.load.peak,
-            mean=self.load.mean,
-            served=self.served,
-            refused=self.refused,
-            failed=self.failed,
-            valid_until=valid_until,
-            models=account.models,
-            dialects=self.dialects,
-            concurrency=account.limits.concurrency,
-            cold_limit=COLD_LIMIT if self.shows_limits and not self._answered and not self.ledger.enforced() else None,
-            pauses=pauses,
-            probing=health.state is Health.PROBING,
-            ejected_until=ejected_until,
+        cold = self.shows_limits and not self._answered and not self.ledger.enforced()
+        return AccountSnapshot(  # by position, and in its order: twice as fast as by 22 names, and made for every call
+            account.name,
+            state,
+            reason,
+            until,
+            self.in_flight,
+            account.weight,
+            dimensions,
+            account.provider,
+            account.tags,
+            self.load.peak,
+            self.load.mean,
+            self.served,
+            self.refused,
+            self.failed,
+            valid_until,
+            account.models,
+            self.dialects,
+            account.limits.concurrency,
+            COLD_LIMIT if cold else None,
+            pauses,
+            health.state is Health.PROBING,
+            ejected_until,
         )
+
+
+def _capped(until: float | None, now: float) -> float | None:
+    return None if until is None else min(until, now + MAX_TRANSIENT)
 
 
 def describe(outcome: Outcome) -> str:

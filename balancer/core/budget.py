@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 CREDIT_LIFE = 10.0
 """Seconds that a credit lives."""
-_SLOT = 1.0
+SLOT = 0.25
+"""Seconds that are counted as one instant."""
 
 
 @attrs.frozen
@@ -44,8 +45,35 @@ class RetrySettings:
 
 
 @attrs.define(eq=False)
+class Recent:
+    """How much was counted lately, in slots of `SLOT` seconds that are forgotten whole, `life` after they began."""
+
+    life: float
+    total: int = attrs.field(default=0, init=False)
+    _slots: deque[tuple[float, int]] = attrs.field(factory=deque[tuple[float, int]], init=False)  # (its start, what it holds)
+
+    def add(self, now: float) -> None:
+        """Count one more."""
+        self.total += 1
+        if self._slots and now < self._slots[-1][0] + SLOT:
+            start, amount = self._slots.pop()
+            self._slots.append((start, amount + 1))
+        else:
+            self._slots.append((now, 1))
+
+    def at(self, now: float) -> int:
+        """What still counts."""
+        while self._slots and self._slots[0][0] + self.life <= now:
+            self.total -= self._slots.popleft()[1]
+        return self.total
+
+
+@attrs.define(eq=False)
 class Budget:
-    """Credits for extra attempts: spent(t) <= ratio x calls(t) + reserve, over any ten seconds.
+    """Credits for extra attempts. In any ten seconds that end with a spending: spent <= ratio x calls + reserve; and `burst`, once.
+
+    Whole numbers are counted, so that nothing drifts however long it runs. A credit dies a little before its ten seconds are
+    over and what was spent counts a little longer: the law holds for every span, not for those that fit the slots.
 
     Args:
         ratio: credits that one call brings.
@@ -56,33 +84,19 @@ class Budget:
     ratio: float
     reserve_per_second: float = 0.0
     burst: float = 0.0
-    _slots: deque[list[float]] = attrs.field(factory=deque, init=False)  # [slot's start, earned, spent]
-    _earned: float = attrs.field(default=0.0, init=False)
-    _spent: float = attrs.field(default=0.0, init=False)
-
-    def _slot(self, now: float) -> list[float]:
-        while self._slots and self._slots[0][0] <= now - CREDIT_LIFE:
-            _, earned, spent = self._slots.popleft()
-            self._earned -= earned
-            self._spent -= spent
-        if not self._slots or self._slots[-1][0] + _SLOT <= now:
-            self._slots.append([now, 0.0, 0.0])
-        if len(self._slots) == 1:  # what floating point has lost is made good whenever the window is empty
-            self._earned, self._spent = self._slots[0][1], self._slots[0][2]
-        return self._slots[-1]
+    _calls: Recent = attrs.field(factory=lambda: Recent(CREDIT_LIFE), init=False)
+    _spent: Recent = attrs.field(factory=lambda: Recent(CREDIT_LIFE + SLOT), init=False)
 
     def earn(self, now: float) -> None:
         """One call has come in."""
-        self._slot(now)[1] += self.ratio
-        self._earned += self.ratio
+        self._calls.at(now)
+        self._calls.add(now)
 
     def try_spend(self, now: float) -> bool:
         """Take one credit if there is one."""
-        slot = self._slot(now)
-        regular = self._earned + self.reserve_per_second * CREDIT_LIFE - self._spent
-        if regular >= 1.0 - 1e-9:
-            slot[2] += 1.0
-            self._spent += 1.0
+        credit = self.ratio * self._calls.at(now) + self.reserve_per_second * CREDIT_LIFE - self._spent.at(now)
+        if credit >= 1.0 - 1e-9:  # twenty twentieths make one
+            self._spent.add(now)
             return True
         if self.burst >= 1.0:
             self.burst -= 1.0

@@ -7,6 +7,18 @@ import attrs
 DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens")
 """What a quota counts per period. `tokens` is input and output together."""
 
+MOST = 10**15
+"""The largest amount: a sum of such is still exact enough as a float."""
+
+_NUMBERS = (int, float)
+
+
+def _amounts(what: str, *amounts: object) -> None:
+    """Raises `ValueError` unless every amount is a number from 0 to `MOST`: nothing else may enter a ledger."""
+    for amount in amounts:
+        if not (isinstance(amount, _NUMBERS) and 0 <= amount <= MOST):
+            raise ValueError(f"a {what} holds numbers from 0 to {MOST:.0e}")
+
 
 @attrs.frozen
 class Demand:
@@ -23,8 +35,7 @@ class Demand:
     requests: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if not (self.input_tokens >= 0 and self.output_tokens >= 0 and self.requests >= 0):
-            raise ValueError("a Demand holds no negative amount")
+        _amounts("Demand", self.input_tokens, self.output_tokens, self.requests)
 
     @property
     def tokens(self) -> int:
@@ -48,10 +59,20 @@ class Usage:
     requests: int = 1
     cached_tokens: int = 0
 
+    def __attrs_post_init__(self) -> None:
+        _amounts("Usage", self.input_tokens, self.output_tokens, self.requests, self.cached_tokens)
+
     @property
     def tokens(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+
+_ONE_REQUEST = Demand()
+
+
+def _demand(given: Demand | None) -> Demand:
+    return _ONE_REQUEST if given is None else given
 
 
 @attrs.frozen
@@ -60,7 +81,7 @@ class Call:
 
     Args:
         model: the name the application uses, mapped per account; `None` for a call without a model.
-        demand: the estimate to reserve; by default one request and no tokens.
+        demand: the estimate to reserve; `None`: one request and no tokens.
         tenant: for whom; for the record and for queues that share between tenants.
         priority: higher goes first.
         tags: marks for routers and for the record.
@@ -69,9 +90,18 @@ class Call:
     """
 
     model: str | None = None
-    demand: Demand = Demand()
+    demand: Demand = attrs.field(default=None, converter=_demand)
     tenant: str = ""
     priority: int = 0
     tags: tuple[str, ...] = ()
     replayable: bool = True
     hedgeable: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        # Of what actors compute with: a wrong type would be noticed only inside one, and be taken for its own failure.
+        if self.model is not None and not isinstance(self.model, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("the model of a Call is a text or None")
+        if not isinstance(self.demand, Demand):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("the demand of a Call is a Demand")
+        if not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("the priority of a Call is a whole number")

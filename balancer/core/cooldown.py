@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MAX_TRANSIENT = 300.0
 """Cap of a pause that is not about a quota, in seconds: nothing transient deserves more without a fresh look."""
 
+MOST_PAUSES = 256
+"""Pauses at once: names of models are the callers' to choose, memory is ours."""
+
 
 @attrs.frozen
 class Pause:
@@ -41,29 +44,36 @@ def spread(now: float, until: float, rng: random.Random) -> float:
 class Cooldowns:
     """The pauses of one account, by what they are about."""
 
-    _pauses: dict[tuple[str | None, str | None], Pause] = attrs.field(factory=dict, init=False)
+    _pauses: dict[tuple[str | None, str | None], Pause] = attrs.field(
+        factory=dict[tuple[str | None, str | None], Pause], init=False
+    )
 
     def __bool__(self) -> bool:
         return bool(self._pauses)
 
     def add(self, pause: Pause) -> None:
-        """Merge by maximum."""
+        """Merge by maximum. Where there are too many, the oldest that is about one model is forgotten."""
         key = (pause.model, pause.dimension)
         old = self._pauses.get(key)
         if old is None or pause.until > old.until:
             self._pauses[key] = pause
+        if len(self._pauses) > MOST_PAUSES:
+            del self._pauses[next(key for key in self._pauses if key[0] is not None)]
 
-    def expire(self, now: float) -> bool:
-        """Forget what is over; returns whether anything was."""
-        over = [key for key, pause in self._pauses.items() if pause.until <= now]
-        for key in over:
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        for key in [key for key, pause in self._pauses.items() if pause.until <= now]:
             del self._pauses[key]
-        return bool(over)
+
+    def reopen(self) -> None:
+        """Lift what would last for ever: it waited for an operator, who has now acted."""
+        for key in [key for key, pause in self._pauses.items() if pause.until == math.inf]:
+            del self._pauses[key]
 
     def pauses(self) -> tuple[Pause, ...]:
         """What is in force, or was until time alone ended it."""
         return tuple(self._pauses.values())
 
     def clear(self) -> None:
-        """An operator's change lifts every pause."""
+        """Lift every pause: they were about another backend or credential."""
         self._pauses.clear()

@@ -15,6 +15,9 @@ from balancer.core.snapshot import AccountSnapshot
 
 CHOSEN = "chosen"
 NOT_CHOSEN = "not chosen"
+OTHER_DIALECT = "does not speak"
+AVOIDED = "avoided by this call"
+"""It has failed this call, cannot take it at all, or runs the attempt beside which a hedge was placed."""
 
 
 @attrs.frozen(eq=False)
@@ -24,7 +27,7 @@ class Scan:
     Attributes:
         tiers: the snapshots per tier, in order of preference; tiers after the one that took the call were not looked at.
         model, demand, now, cold: what was asked of them (`AccountSnapshot.passed_over`).
-        avoid: accounts that faulted this call before.
+        avoid: accounts that this call avoids.
         dialect: what the account had to speak; `None` for any.
         chosen: the account that took it.
     """
@@ -46,9 +49,9 @@ class Scan:
             if name == self.chosen:
                 reasons[name] = CHOSEN
             elif self.dialect is not None and self.dialect not in snapshot.dialects:
-                reasons[name] = f"does not speak {self.dialect}"
+                reasons[name] = f"{OTHER_DIALECT} {self.dialect}"
             elif name in self.avoid:
-                reasons[name] = "faulted this call"
+                reasons[name] = AVOIDED
             else:
                 reasons[name] = snapshot.passed_over(self.model, self.demand, self.now, cold=self.cold) or NOT_CHOSEN
         return reasons

@@ -37,7 +37,7 @@ class HealthSettings:
     Args:
         consecutive_faults: faults in a row that eject, >= 1; five are rare by chance below an error rate of one half.
         ejection_time: seconds of the first ejection, > 0; each further one is longer by the same.
-        max_ejection_time: the longest ejection in seconds, > 0.
+        max_ejection_time: the longest ejection in seconds, > 0, before jitter.
         jitter_ratio: share of an ejection that is added at random, 0 to 1; accounts of one host do not come back together.
     """
 
@@ -62,10 +62,6 @@ class HealthState:
     def due(self, now: float) -> bool:
         """Whether the next attempt would be the probe."""
         return self.state is Health.EJECTED and now >= self.ejected_until
-
-    def admits(self, now: float) -> bool:
-        """Whether an attempt may start now, as ordinary or as the probe."""
-        return self.state is Health.HEALTHY or self.due(now)
 
     def begin(self, now: float) -> bool:
         """An attempt starts; returns whether it is the probe."""
@@ -98,8 +94,11 @@ class HealthState:
         if self.state is Health.HEALTHY and math.isfinite(self._healthy_since):
             healthy_intervals = int((now - self._healthy_since) / settings.ejection_time)
             self._multiplier = max(0, self._multiplier - healthy_intervals)
-        self._multiplier += 1
-        length = min(settings.ejection_time * self._multiplier, settings.max_ejection_time)
+        length = settings.ejection_time * self._multiplier
+        if length < settings.max_ejection_time:  # growing beyond the cap, a day's outage would take hours to forget
+            self._multiplier += 1
+            length += settings.ejection_time
+        length = min(length, settings.max_ejection_time)
         self.ejected_until = now + length * (1.0 + rng.uniform(0.0, settings.jitter_ratio))
         self.state = Health.EJECTED
         self.reason = reason

@@ -8,6 +8,7 @@ failures differ: a failure uses up one of the attempts of the call, a refusal do
 from __future__ import annotations
 
 import enum
+import math
 from typing import ClassVar
 
 import attrs
@@ -24,6 +25,11 @@ class Scope(enum.Enum):
     ACCOUNT = "account"
     HOST = "host"
     PROVIDER = "provider"
+
+
+def _instant(given: float | None) -> float | None:
+    """A stated time; one that is no number says nothing, and would be neither over nor ahead for ever."""
+    return None if given is None or math.isnan(given) else given
 
 
 @attrs.frozen
@@ -44,7 +50,7 @@ class RateLimited:
 
     scope: ClassVar[Scope] = Scope.ACCOUNT_MODEL
     dimension: str | None = None
-    until: float | None = None
+    until: float | None = attrs.field(default=None, converter=_instant)
 
 
 @attrs.frozen
@@ -56,7 +62,7 @@ class QuotaExhausted:
     """
 
     scope: ClassVar[Scope] = Scope.ACCOUNT_MODEL
-    until: float | None = None
+    until: float | None = attrs.field(default=None, converter=_instant)
 
 
 @attrs.frozen
@@ -68,7 +74,7 @@ class Overloaded:
     """
 
     scope: ClassVar[Scope] = Scope.PROVIDER
-    until: float | None = None
+    until: float | None = attrs.field(default=None, converter=_instant)
 
 
 @attrs.frozen
@@ -80,7 +86,7 @@ class Ramp:
     """
 
     scope: ClassVar[Scope] = Scope.ACCOUNT
-    until: float | None = None
+    until: float | None = attrs.field(default=None, converter=_instant)
 
 
 @attrs.frozen
@@ -92,7 +98,7 @@ class Billing:
     """
 
     scope: ClassVar[Scope] = Scope.ACCOUNT
-    until: float | None = None
+    until: float | None = attrs.field(default=None, converter=_instant)
 
 
 @attrs.frozen
@@ -229,7 +235,7 @@ class Evidence:
 
 
 class AttemptFailed(Exception):
-    """Raised by an attempt to say outright how it ended.
+    """Raised by an attempt to say outright how it ended. It takes an outcome itself, not its class (`TypeError`).
 
     Args:
         outcome: the class of the end.
@@ -241,6 +247,8 @@ class AttemptFailed(Exception):
     def __init__(
         self, outcome: Outcome, *, usage: Usage | None = None, limits: tuple[LimitSeen, ...] = (), answer: object = None
     ) -> None:
+        if not isinstance(outcome, Outcome):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"an outcome is needed, as in RateLimited(): {outcome!r}")
         super().__init__(str(outcome))
         self.outcome = outcome
         self.usage = usage

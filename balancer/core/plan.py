@@ -70,6 +70,11 @@ class CallPlan:
                 assert isinstance(outcome, Refusal)
                 return Next.REQUEUE
 
+    def readmit(self) -> None:
+        """The call asks for another model: what excluded accounts was about the one before."""
+        self.avoid -= self.excluded
+        self.excluded = frozenset()
+
     def _after_failure(self, account: str, failure: Failure) -> Next:
         self.failures += 1
         self.avoid |= {account}

@@ -8,7 +8,8 @@ no integer, `nan` is nowhere allowed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +17,9 @@ import attrs
 from balancer.errors import ConfigError, Fault
 
 RANGE = "balancer.range"
+
+_MOST_FLOAT = sys.float_info.max
+"""Whole numbers beyond it overflow the first float they meet."""
 
 
 @attrs.frozen
@@ -58,19 +62,27 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, (int, float) if self.kind is float else int):
             return False
         inside = self.low < value if self.above else self.low <= value
-        return inside and value <= self.high and not (isinstance(value, float) and math.isinf(value) and self.high < math.inf)
+        return inside and value <= self.high and (self.kind is int or isinstance(value, float) or abs(value) <= _MOST_FLOAT)
 
 
 def shown(value: object) -> str:
     """A value in an error text: short, and typed so that `"3"` and `3` look different."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an integer of thousands of digits has none, a class may have a broken one
+        return f"a value of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_range(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """The validator of a field with a `Range`. Raises `ConfigError` naming the field."""
     allowed: Range = attribute.metadata[RANGE]
     if not allowed.admits(value):
-        raise ConfigError([Fault(attribute.name, shown(value), allowed.allowed)])
+        # Of a table or list only the kind is said: a key may lie inside.
+        given = (
+            shown(value) if value is None or isinstance(value, str | int | float) else f"a value of type {type(value).__name__}"
+        )
+        raise ConfigError([Fault(attribute.name, given, allowed.allowed)])
 
 
 def setting(
@@ -82,8 +94,11 @@ def setting(
     above: bool = False,
     choices: Sequence[str] = (),
     optional: bool = False,
-    converter: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """An attrs field with a `Range` in its metadata and a validator that raises `ConfigError` naming the field."""
+    """An attrs field with a `Range` in its metadata and a validator that raises `ConfigError` naming the field.
+
+    Type checkers take every such field for one with a default. A required one is better written out:
+    `attrs.field(validator=check_range, metadata={RANGE: ...})`.
+    """
     allowed = Range(kind, low, high, above, tuple(choices), optional)
-    return attrs.field(default=default, validator=_check, converter=converter, metadata={RANGE: allowed})
+    return attrs.field(default=default, validator=check_range, metadata={RANGE: allowed})

@@ -14,7 +14,7 @@ import attrs
 
 from balancer.core.call import DIMENSIONS
 from balancer.core.secret import Secret
-from balancer.core.setting import RANGE, Range, setting, shown
+from balancer.core.setting import RANGE, Range, check_range, setting, shown
 from balancer.errors import ConfigError, Fault
 
 PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
@@ -23,6 +23,7 @@ _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)/([a-z]+)", re.ASCII)
 RATE_FORMS = '"500/min" (second, min, hour, day), { amount = 5, per = 2.0 }, or a list of them'
 AMOUNT = Range(float, low=0.0, above=True, high=1e15)
 PERIOD = Range(float, low=0.0, above=True, high=86400.0 * 366)
+TEXT = Range(str)
 
 V = TypeVar("V")
 
@@ -36,8 +37,8 @@ class Rate:
         per: the period in seconds, > 0.
     """
 
-    amount: float = setting(kind=float, low=0.0, above=True, high=1e15)
-    per: float = setting(kind=float, low=0.0, above=True, high=86400.0 * 366)
+    amount: float = attrs.field(validator=check_range, metadata={RANGE: AMOUNT})
+    per: float = attrs.field(validator=check_range, metadata={RANGE: PERIOD})
 
     @classmethod
     def parse(cls, given: object) -> Rate:
@@ -65,18 +66,21 @@ def parse_rates(given: object) -> tuple[Rate, ...]:
     """Rates from one form or a list of forms; `None` is no rate. Raises `ConfigError` with every fault."""
     if given is None:
         return ()
-    if not isinstance(given, list | tuple):
-        return (Rate.parse(given),)
-    rates: list[Rate] = []
+    return _each(cast("Iterable[object]", given), Rate.parse) if isinstance(given, list | tuple) else (Rate.parse(given),)
+
+
+def _each(given: Iterable[object], parse: Callable[[object], V]) -> tuple[V, ...]:
+    """Every item parsed. Raises `ConfigError` with every fault, each at its item's place."""
+    values: list[V] = []
     faults: list[Fault] = []
-    for place, item in enumerate(cast("Iterable[object]", given)):
+    for place, item in enumerate(given):
         try:
-            rates.append(Rate.parse(item))
+            values.append(parse(item))
         except ConfigError as error:
             faults += [fault.below(f"[{place}]") for fault in error.faults]
     if faults:
         raise ConfigError(faults)
-    return tuple(rates)
+    return tuple(values)
 
 
 SHORT_FORMS = {
@@ -107,6 +111,7 @@ class Limits:
 
     def __init__(
         self,
+        /,
         requests: object = None,
         tokens: object = None,
         input_tokens: object = None,
@@ -137,9 +142,16 @@ class Limits:
             allowed: Range | None = field.metadata.get(RANGE)
             if allowed is not None and not allowed.admits(plain[field.name]):
                 faults.append(Fault(field.name, shown(plain[field.name]), allowed.allowed))
+        if not faults and burst is not None:
+            faults += [
+                Fault("burst", f"{burst:g}", f"at most {rate.amount:g}, the amount of {dimension} per {rate.per:g} s")
+                for dimension in rates
+                for rate in rates[dimension]
+                if burst > rate.amount
+            ]
         if faults:
             raise ConfigError(faults)
-        self.__attrs_init__(  # type: ignore[attr-defined]  # pyright: ignore
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
             *(tuple(rates[dimension]) for dimension in given), concurrency, window, burst
         )
 
@@ -191,7 +203,8 @@ def _names(given: object) -> Mapping[str, str] | None:
         names = list(cast("Iterable[object]", given))
         if all(isinstance(name, str) and name for name in names):
             return {cast("str", name): cast("str", name) for name in names}
-    raise ConfigError([Fault("", shown(given), "a list of model names, or a table from name to the account's own name")])
+    allowed = "a list of model names, or a table from name to the account's own name"
+    raise ConfigError([Fault("", shown(cast("object", given)), allowed)])
 
 
 def _secret(given: object) -> Secret | None:
@@ -210,7 +223,10 @@ def _auth(given: object) -> str | Mapping[str, str]:
         name = table.get("header")
         if set(table) == {"header"} and isinstance(name, str) and _HEADER_NAME.fullmatch(name):
             return {"header": name}
-    raise ConfigError([Fault("", shown(given), '"bearer", or { header = "X-Api-Key" }')])
+    # A credential written here is a likely slip; a word of letters is none.
+    hidden = isinstance(given, str) and not (len(given) <= 20 and given.isalpha())
+    problem = "a text that names no way" if hidden else shown(cast("object", given))
+    raise ConfigError([Fault("", problem, '"bearer", or { header = "X-Api-Key" }')])
 
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
@@ -233,7 +249,18 @@ def _texts(given: object) -> tuple[str, ...]:
         texts = tuple(cast("Iterable[object]", given))
         if all(isinstance(text, str) for text in texts):
             return cast("tuple[str, ...]", texts)
-    raise ConfigError([Fault("", shown(given), "a list of texts")])
+    raise ConfigError([Fault("", shown(cast("object", given)), "a list of texts")])
+
+
+def _tiers(given: object) -> tuple[tuple[str, ...], ...]:
+    if isinstance(given, list | tuple):
+        return _each(cast("Iterable[object]", given), _texts)
+    raise ConfigError([Fault("", shown(given), "a list of tiers, each a list of names")])
+
+
+def _keys(table: Mapping[str, str]) -> str:
+    """The names in a table whose values may be credentials."""
+    return f"<{', '.join(table)}>"
 
 
 @attrs.frozen
@@ -250,8 +277,8 @@ class Account:
         models: the model names it offers, mapped to its own; absent: every model under its own name.
         weight: share of the traffic against other accounts, >= 0; 0: only when no other can.
         limits: what it may take.
-        headers: sent with every request.
-        params: added to the query of every request.
+        headers: sent with every request; the values may be credentials and are never shown.
+        params: added to the query of every request; never shown either.
         auth: how the credential is sent: `""` as the provider does, `"bearer"`, or `{"header": name}`.
         host: the name to send as `Host` and to verify in TLS, where it differs from the address in `base_url`.
         tags: marks for routers.
@@ -260,7 +287,7 @@ class Account:
         mock: for `"mock"`: what the started backend does.
     """
 
-    name: str = setting(kind=str)
+    name: str = attrs.field(validator=check_range, metadata={RANGE: TEXT})
     provider: str = setting("openai", kind=str)
     base_url: str | None = setting(None, kind=str, optional=True)
     key: Secret | None = attrs.field(default=None, converter=_under("key", _secret))
@@ -269,8 +296,12 @@ class Account:
     models: Mapping[str, str] | None = attrs.field(hash=False, default=None, converter=_under("models", _names))
     weight: float = setting(1.0, kind=float, low=0.0, high=1e9)
     limits: Limits = attrs.field(factory=Limits, converter=_under("limits", Limits.parse))
-    headers: Mapping[str, str] = attrs.field(hash=False, factory=dict, converter=_under("headers", _headers))
-    params: Mapping[str, str] = attrs.field(hash=False, factory=dict, converter=_under("params", _headers))
+    headers: Mapping[str, str] = attrs.field(
+        hash=False, factory=dict[str, str], converter=_under("headers", _headers), repr=_keys
+    )
+    params: Mapping[str, str] = attrs.field(
+        hash=False, factory=dict[str, str], converter=_under("params", _headers), repr=_keys
+    )
     auth: str | Mapping[str, str] = attrs.field(hash=False, default="", converter=_under("auth", _auth))
     host: str | None = setting(None, kind=str, optional=True)
     tags: tuple[str, ...] = attrs.field(default=(), converter=_under("tags", _texts))
@@ -292,7 +323,5 @@ class Pool:
         tiers: lists of account names; `@name` stands for another pool. A tier is used when none before it can take the call now.
     """
 
-    name: str = setting(kind=str)
-    tiers: tuple[tuple[str, ...], ...] = attrs.field(
-        converter=_under("tiers", lambda given: tuple(_texts(tier) for tier in given))
-    )
+    name: str = attrs.field(validator=check_range, metadata={RANGE: TEXT})
+    tiers: tuple[tuple[str, ...], ...] = attrs.field(converter=_under("tiers", _tiers))

@@ -106,7 +106,7 @@ class AccountSnapshot:
         """Dominant quota share after placement: the largest share of any rate that would then be in use, 0 to 1."""
         share = 0.0
         for view in self.dimensions:
-            share = max(share, 1.0 - (view.room(now) - getattr(demand, view.dimension)) / view.limit)
+            share = max(share, (view.used(now) + getattr(demand, view.dimension)) / view.limit)
         return share
 
 
@@ -114,4 +114,4 @@ def pause_covers(pause: Pause, model: str | None, demand: Demand) -> bool:
     """Whether `pause` holds back a call for `model` that takes `demand`."""
     if pause.model is not None and pause.model != model:
         return False
-    return pause.dimension is None or getattr(demand, pause.dimension, 1) > 0
+    return pause.dimension is None or getattr(demand, pause.dimension) > 0

@@ -11,7 +11,7 @@ from balancer.core.outcome import Outcome
 T = TypeVar("T")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Won(Generic[T]):
     """The attempt is committed."""
 

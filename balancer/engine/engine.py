@@ -26,13 +26,13 @@ from balancer.core.outcome import AttemptFailed, Evidence, Served, TimedOut
 from balancer.core.plan import CallPlan, Next
 from balancer.engine.ends import ABORTED, Aborted, End, Lost, Raised, Won
 from balancer.engine.race import Race
-from balancer.errors import AttemptsFailed, BalancerError, Closed
+from balancer.errors import AttemptsFailed, BalancerError, Closed, DeadlineUnreachable, NoAccount, Saturated
 from balancer.routing.router import Route, Router, RoutingContext
 
 T = TypeVar("T")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Job(Generic[T]):
     """One call and how to attempt it.
 
@@ -46,6 +46,7 @@ class Job(Generic[T]):
         patience: seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as
             the engine lets a call wait.
         commit_timeout: seconds that one attempt may take until it is committed.
+        repeatable: whether what is sent is still there to be sent again.
     """
 
     call: Call
@@ -55,6 +56,7 @@ class Job(Generic[T]):
     dialect: str | None = None
     patience: float | None = None
     commit_timeout: float = math.inf
+    repeatable: Callable[[], bool] = lambda: True
 
 
 @attrs.define(eq=False)
@@ -92,7 +94,8 @@ class Engine:
         now = trio.current_time()
         self.calls += 1
         self.dispatcher.retries.earn(now)
-        self.dispatcher.hedges.earn(now)
+        if self.hedge.enabled:
+            self.dispatcher.hedges.earn(now)
         drive = _Drive(self, job, deadline)
         return await drive.run(), drive.decision
 
@@ -100,7 +103,7 @@ class Engine:
 class _Drive(Generic[T]):
     """One call on its way; local to its task."""
 
-    __slots__ = ("_deadline", "_engine", "_job", "_patience", "decision", "errors", "plan", "repeats")
+    __slots__ = ("_deadline", "_engine", "_job", "_patience", "decision", "errors", "over", "plan", "repeats", "routes")
 
     def __init__(self, engine: Engine, job: Job[T], deadline: float) -> None:
         self._engine = engine
@@ -112,17 +115,17 @@ class _Drive(Generic[T]):
         self.plan = CallPlan(job.call.replayable, engine.max_attempts)
         self.errors: list[Exception] = []
         self.repeats = 0
+        self.routes: tuple[Route, ...] = ()
+        self.over = False
 
     async def run(self) -> T:
-        routes: tuple[Route, ...] = ()
         refusal: BalancerError | None = None
-        while (route := await self._next_route(routes)) is not None:
-            routes = (*routes, route)
+        while (route := await self._next_route()) is not None:
             try:
                 return await self._follow(route)
-            except Closed:
-                raise
-            except BalancerError as error:
+            except (NoAccount, Saturated, DeadlineUnreachable) as error:
+                if self.over:  # the caller's own, from a balancer of its own
+                    raise
                 refusal = error
         if refusal is None:
             refusal = BalancerError("the router named no route", decision=self.decision)
@@ -130,34 +133,43 @@ class _Drive(Generic[T]):
             refusal.__cause__ = ExceptionGroup("the attempts of the call", self.errors)
         raise refusal
 
-    async def _next_route(self, routes: tuple[Route, ...]) -> Route | None:
+    async def _next_route(self) -> Route | None:
         job = self._job
-        answer = self._engine.router(RoutingContext(job.call, self.decision.attempts, routes, trio.current_time()))
+        answer = self._engine.router(RoutingContext(job.call, self.decision.attempts, self.routes, trio.current_time()))
         if answer is not None and not isinstance(answer, Route):
             answer = await answer
-        if answer is not None and answer.after > 0.0:
-            await trio.sleep(answer.after)
+        if answer is not None:
+            if self.routes and answer.model != self.routes[-1].model:
+                self.plan.readmit()
+            self.routes = (*self.routes, answer)
+            if answer.after > 0.0:
+                await trio.sleep(answer.after)
         return answer
 
     async def _follow(self, route: Route) -> T:
-        """Attempt along one route until the call is served or the route has nothing more to offer."""
-        engine, plan = self._engine, self.plan
+        """Attempt along one route until the call is served or is over. Where every account of the route has failed it, the
+        router's next route goes before a second try of the same account."""
+        engine, plan, tried = self._engine, self.plan, False
         while True:
             try:
                 lease = await self._place(route)
             except OthersOut:
+                if (tried or plan.avoid == plan.excluded) and (following := await self._next_route()) is not None:
+                    route, tried = following, False
+                    continue
                 if plan.avoid == plan.excluded:
-                    raise self._failed() from None
+                    failed = self._failed()
+                    raise failed from failed.__cause__
                 plan.avoid = plan.excluded
                 await trio.sleep(engine.retry.pause(self.repeats, engine.rng))
                 self.repeats += 1
                 continue
+            tried = True
             ends = await self._ends(lease, route)
             if isinstance(ends[-1], Won):
                 self.decision.outcome = ends[-1].outcome
                 return ends[-1].value
-            goes_on = [self._goes_on(end) for end in ends if not isinstance(end, Won)]  # every end is recorded
-            if not all(goes_on):
+            if not self._goes_on(ends):
                 raise self._failed()
 
     async def _ends(self, lease: Lease, route: Route) -> list[End[T]]:
@@ -176,20 +188,26 @@ class _Drive(Generic[T]):
 
         return await Race(hedge.delay, self._attempt, place_hedge, job.discard).run(lease)
 
-    def _goes_on(self, end: Lost | Raised | Aborted) -> bool:
-        """Whether another attempt may follow this one; raises what ends the call at once."""
-        if isinstance(end, Aborted):
-            raise Closed("the balancer was closed during the call", decision=self.decision)
-        if isinstance(end, Raised):
-            raise end.error
-        self.errors.append(end.error)
-        self.decision.outcome = end.outcome
-        following = self.plan.after(end.account, end.outcome)
-        if following is Next.DONE and not isinstance(end.error, AttemptFailed):
-            raise end.error
-        if following is Next.SPEND:
-            return self._engine.dispatcher.retries.try_spend(trio.current_time())
-        return following is Next.REQUEUE
+    def _goes_on(self, ends: list[End[T]]) -> bool:
+        """Whether another attempt may follow these; raises what ends the call as it is."""
+        following: set[Next] = set()
+        for end in ends:
+            match end:
+                case Lost():
+                    self.errors.append(end.error)
+                    self.decision.outcome = end.outcome
+                    following.add(self.plan.after(end.account, end.outcome))
+                    if Next.DONE in following and not isinstance(end.error, AttemptFailed):
+                        self.over = True
+                        raise end.error
+                case Raised():
+                    self.over = True
+                    raise end.error
+                case _:
+                    raise Closed("the balancer was closed during the call", decision=self.decision)
+        if not following <= {Next.REQUEUE, Next.SPEND} or not self._job.repeatable():
+            return False
+        return Next.SPEND not in following or self._engine.dispatcher.retries.try_spend(trio.current_time())
 
     def _failed(self) -> BalancerError:
         attempts = self.decision.attempts
@@ -215,9 +233,10 @@ class _Drive(Generic[T]):
             self._deadline,
             beside is not None,
         )
-        lease = await self._engine.dispatcher.place(ticket)
-        decision.waited_for += trio.current_time() - now
-        return lease
+        try:
+            return await self._engine.dispatcher.place(ticket)
+        finally:
+            decision.waited_for += trio.current_time() - now
 
     # -- attempting -------------------------------------------------------------------------------------------------------
 
@@ -225,6 +244,8 @@ class _Drive(Generic[T]):
         job = self._job
         scope = trio.CancelScope(deadline=lease.record.started_at + job.commit_timeout)
         lease.guard(scope.cancel)
+        if lease.settled:  # the balancer was closed between the grant and this step
+            return ABORTED
         try:
             with scope:
                 value = await job.perform(lease)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ def evidence_of(error: Exception, provider: Provider, now: float) -> Evidence | 
     """
     if isinstance(error, AttemptFailed):
         return Evidence(error.outcome, error.usage, error.limits)
-    if (evidence := _of_response(getattr(error, "response", None), provider, now)) is not None:
+    if (evidence := _of_response(_look(error, "response"), provider, now)) is not None:
         return evidence
     if (outcome := _of_transport_error(error)) is not None:
         return Evidence(outcome)
@@ -31,21 +31,20 @@ def evidence_of(error: Exception, provider: Provider, now: float) -> Evidence | 
 
 
 def _of_response(response: Any, provider: Provider, now: float) -> Evidence | None:
-    status = getattr(response, "status_code", None)
+    status = _look(response, "status_code")
     if isinstance(status, bool) or not isinstance(status, int):
         return None
-    headers = Headers(_raw_headers(getattr(response, "headers", None)))
+    headers = Headers(_raw_headers(_look(response, "headers")))
     evidence = provider.evidence(status, headers, _body(response), now)
     return Evidence(evidence.outcome, evidence.usage, evidence.limits or provider.limits_seen(headers))
 
 
 def _raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:
-    raw = getattr(headers, "raw", None)
-    if raw is None:
-        items = getattr(headers, "items", None)
-        raw = items() if callable(items) else ()
+    raw = _look(headers, "raw")
+    if raw is None and isinstance(headers, Mapping):
+        raw = tuple(cast("Mapping[Any, Any]", headers).items())
     pairs: list[tuple[bytes, bytes]] = []
-    for pair in cast("Iterable[Any]", raw) if isinstance(raw, Iterable) else ():
+    for pair in cast("Iterable[Any]", raw) if isinstance(raw, list | tuple) else ():
         match pair:
             case (name, value):
                 pairs.append((_bytes(name), _bytes(value)))
@@ -54,15 +53,20 @@ def _raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
+def _look(holder: Any, name: str) -> Any:
+    """An attribute of what somebody else has made; `None` where it has none or cannot be looked at."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # a property may do as it likes; the caller's error must not be replaced by its error
+        return None
+
+
 def _bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("latin-1", "replace")
 
 
 def _body(response: Any) -> bytes:
-    try:
-        content = response.content
-    except Exception:  # libraries raise their own error for a body that was not read; then there is none to look at
-        return b""
+    content = _look(response, "content")  # libraries raise their own error for a body that was not read
     return content if isinstance(content, bytes) else b""
 
 

@@ -35,15 +35,6 @@ class Result(Generic[T]):
     decision: Decision | None
 
 
-async def _each(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[Call]:
-    if isinstance(calls, AsyncIterable):
-        async for call in calls:
-            yield call
-    else:
-        for call in calls:
-            yield call
-
-
 @asynccontextmanager
 async def map_calls(
     run: Callable[[Call, Callable[[Lease], Awaitable[T]]], Awaitable[T]],
@@ -81,13 +72,24 @@ async def map_calls(
     async def feed(results: trio.MemorySendChannel[Result[T]]) -> None:
         async with results:
             await room.acquire()
-            async for call in _each(calls):
-                nursery.start_soon(one, call, results.clone())
-                await room.acquire()
+            if isinstance(calls, AsyncIterable):
+                async for call in calls:
+                    nursery.start_soon(one, call, results.clone())
+                    await room.acquire()
+            else:
+                for call in calls:
+                    nursery.start_soon(one, call, results.clone())
+                    await room.acquire()
 
+    raised: Exception | None = None
     with Unwrapped():
         async with trio.open_nursery() as nursery:
             send, receive = trio.open_memory_channel[Result[T]](0)
             nursery.start_soon(feed, send)
-            yield receive
+            try:
+                yield receive
+            except Exception as error:  # raised again outside: a nursery rebuilds the groups that pass it
+                raised = error
             nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised

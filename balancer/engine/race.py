@@ -1,7 +1,7 @@
 """Two attempts of one call at once: the primary in the caller's own task, the hedge in a child.
 
 The first one that commits wins, in the step in which it commits; the other is aborted, or discarded if it commits all the same
-before the abort reaches it. A race that is cancelled from outside gives back a winner that nobody took.
+before the abort reaches it. What is the caller's own, an exception or a fault of the request, decides the race too. A race that is cancelled from outside gives back a winner that nobody took.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import attrs
 import trio
 
 from balancer.actors.lease import Lease
-from balancer.engine.ends import ABORTED, Aborted, End, Won
+from balancer.core.outcome import CallerFault, Withdrawn
+from balancer.engine.ends import End, Lost, Raised, Won
 from balancer.engine.unwrapping import Unwrapped
 
 T = TypeVar("T")
@@ -36,40 +37,41 @@ class Race(Generic[T]):
     discard: Callable[[T], None]
     _leases: list[Lease] = attrs.field(factory=list[Lease], init=False)
     _ends: list[End[T]] = attrs.field(factory=list[End[T]], init=False)
-    _winner: Won[T] | None = attrs.field(default=None, init=False)
+    _decided: bool = attrs.field(default=False, init=False)
 
     async def run(self, primary: Lease) -> list[End[T]]:
-        """Run it; the ends in the order in which they came, those of aborted losers left out, a winner last."""
+        """Run it; the ends in the order in which they came, the one that decided last, those of aborted losers left out."""
         try:
             with Unwrapped():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._hedge)
                     await self._enter(primary)
-                    if self._winner is not None or len(self._leases) == 1:
+                    if self._decided or len(self._leases) == 1:
                         nursery.cancel_scope.cancel()
         except BaseException:
-            if self._winner is not None:
-                self.discard(self._winner.value)
+            if self._ends and isinstance(self._ends[-1], Won):
+                self.discard(self._ends[-1].value)
             raise
-        lost: list[End[T]] = [end for end in self._ends if not isinstance(end, Won | Aborted)]
-        if self._winner is not None:
-            return [*lost, self._winner]
-        return lost if len(lost) == len(self._ends) else [*lost, ABORTED]
+        return self._ends
 
     async def _hedge(self) -> None:
         await trio.sleep(self.delay)
-        if self._winner is None and (lease := await self.place_hedge()) is not None:
+        if not self._decided and (lease := await self.place_hedge()) is not None:
             await self._enter(lease)
 
     async def _enter(self, lease: Lease) -> None:
+        if self._decided:
+            lease.settle(Withdrawn(sent=False))
+            return
         self._leases.append(lease)
         end = await self.attempt(lease)
-        if isinstance(end, Won):
-            if self._winner is not None:
+        if self._decided:
+            if isinstance(end, Won):
                 self.discard(end.value)
-                return
-            self._winner = end
-            for other in self._leases:
-                if other is not lease and not other.settled:
-                    other.abort()
+            return
         self._ends.append(end)
+        if isinstance(end, Won | Raised) or (isinstance(end, Lost) and isinstance(end.outcome, CallerFault)):
+            self._decided = True
+            for other in self._leases:
+                if other is not lease:
+                    other.abort()

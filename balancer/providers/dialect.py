@@ -46,7 +46,8 @@ class Dialect(Protocol):
         ...
 
     def error_body(self, status: int, kind: str, message: str) -> bytes:
-        """An error answer of our own; `kind` is `"rate_limited"`, `"overloaded"`, `"unavailable"` or `"timeout"`."""
+        """An error answer of our own; `kind` is one of `"rate_limited"`, `"overloaded"`, `"unavailable"`,
+        `"timeout"`, `"unknown_model"`."""
         ...
 
 
@@ -55,18 +56,21 @@ _OPENAI_ERRORS: Mapping[str, tuple[str, str]] = {
     "overloaded": ("service_unavailable_error", "server_is_overloaded"),
     "unavailable": ("server_error", "server_error"),
     "timeout": ("server_error", "timeout"),
+    "unknown_model": ("invalid_request_error", "model_not_found"),
 }
 _ANTHROPIC_ERRORS: Mapping[str, str] = {
     "rate_limited": "rate_limit_error",
     "overloaded": "overloaded_error",
     "unavailable": "api_error",
     "timeout": "timeout_error",
+    "unknown_model": "not_found_error",
 }
 _TITLES: Mapping[str, str] = {
     "rate_limited": "Too Many Requests",
     "overloaded": "Overloaded",
     "unavailable": "Service Unavailable",
     "timeout": "Timeout",
+    "unknown_model": "Not Found",
 }
 
 

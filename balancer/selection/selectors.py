@@ -68,14 +68,14 @@ def least_pressure(candidates: Sequence[AccountSnapshot], demand: Demand, now: f
     if len(candidates) == 1:
         return candidates[0]
     cold = candidates
-    if any(candidate.dimensions for candidate in candidates):
+    if [candidate for candidate in candidates if candidate.dimensions]:
         shares = [candidate.share_after(demand, now) for candidate in candidates]
         line = HOT_QUANTILE if len(shares) < FEW else _quantile(shares, HOT_QUANTILE)
         cold = [candidate for candidate, share in zip(candidates, shares, strict=True) if share <= line]
         if not cold:
             return _least(candidates, [share / _weight(c) for c, share in zip(candidates, shares, strict=True)], rng)
     costs = [
-        latency * (candidate.in_flight + 1) / _weight(candidate)
+        latency * (candidate.in_flight + 1) / (candidate.weight or 1.0)
         for candidate, latency in zip(cold, _expected(cold), strict=True)
     ]
     return _least(cold, costs, rng)
@@ -128,11 +128,12 @@ class SmoothRoundRobin:
     current_i += w_i; take the largest; its current -= sum of w. Source: nginx, `ngx_http_upstream_round_robin`.
     """
 
-    _current: dict[str, float] = attrs.field(factory=dict, init=False)
+    _current: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
 
     def __call__(
         self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
     ) -> AccountSnapshot:
+        """The next one in turn; its order decides ties, not `rng`."""
         total = 0.0
         best: AccountSnapshot | None = None
         best_current = -math.inf
@@ -172,7 +173,7 @@ def make_selector(name: str | Selector) -> Selector:
         raise ConfigError([Fault("selector", repr(name), allowed)])
     try:
         found: object = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # an import runs a module, which may raise anything
         raise ConfigError([Fault("selector", f"{name!r} cannot be imported: {error}", allowed)]) from error
     if not callable(found):
         raise ConfigError([Fault("selector", f"{name!r} is no function", allowed)])

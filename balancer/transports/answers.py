@@ -28,7 +28,7 @@ from balancer.core.outcome import (
     Unauthorized,
 )
 from balancer.core.snapshot import NO_MODEL
-from balancer.errors import AttemptsFailed, BalancerError, DeadlineUnreachable, Saturated
+from balancer.errors import AttemptsFailed, BalancerError, DeadlineUnreachable, NoAccount, Saturated
 from balancer.providers.dialect import Dialect
 from balancer.transports.exchange import Answer
 
@@ -95,6 +95,8 @@ def _made(error: BalancerError, dialect: Dialect, private: list[str]) -> Answer:
     match error:
         case DeadlineUnreachable():
             status, kind = 429, "rate_limited"
+        case NoAccount(unknown_model=True):
+            status, kind = 404, "unknown_model"
         case Saturated():
             status, kind = 503, "overloaded"
         case AttemptsFailed() if _all_timed_out(error):

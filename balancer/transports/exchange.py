@@ -39,7 +39,7 @@ _CONNECTION = frozenset((
 _FRAMING = frozenset((b"content-encoding", b"content-length"))
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Answer:
     """A backend's answer, in no library's class.
 
@@ -70,7 +70,7 @@ class OneShot:
         return self._parts.popleft() if self._parts else await anext(self._rest)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Exchange:
     """What every attempt of one HTTP call sends.
 

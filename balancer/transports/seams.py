@@ -99,6 +99,8 @@ class Seam:
         told.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
         if one_shot:
             told["replayable"] = False
+        # SDKs cannot say so, and `[hedge]` is off unless the owner of the accounts turns it on.
+        told.setdefault("hedgeable", peek is not None and told["replayable"])
         if isinstance(body, OneShot):
             told["hedgeable"] = False
         if peek is None:

@@ -66,6 +66,7 @@ def test_one_mark_only():
     ("error", "status"),
     [
         (NoAccount("none"), 503),
+        (NoAccount("no such model", unknown_model=True), 404),
         (Closed("closed"), 503),
         (BalancerError("what"), 503),
         (AttemptsFailed("all", attempts=(), errors=[ValueError("x")]), 503),
@@ -209,10 +210,10 @@ async def test_all_timed_out(balancing_once, autojump_clock):
 
 
 async def test_unknown_model(balancing_once, autojump_clock):
-    """A model that nobody offers is refused with near names."""
+    """A model that nobody offers is not found, with near names, as a provider would say it."""
     async with balancing_once(account("a", HTTPReply(), models=["gpt-4o"])) as balancer:
         response = await ask(balancer, model="gpt-4p")
-        assert response.status_code == 503
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
         assert "gpt-4o" in response.json()["error"]["message"]
 
 

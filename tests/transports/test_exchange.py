@@ -262,3 +262,16 @@ async def test_hedge_that_ties(balancing, autojump_clock):
         assert sorted(ends(response)) == ["Served", "Withdrawn"]
         await trio.testing.wait_all_tasks_blocked()
         assert all(body.closed for body in (*first.transport.bodies, *second.transport.bodies))
+
+
+@pytest.mark.parametrize("told", [{"hedgeable": False}, {"replayable": False}])
+async def test_an_llm_call_may_hedge_unless_it_says_no(told, balancing_once, autojump_clock):
+    """The owner has turned hedging on, and SDKs cannot say more; a call that may not be repeated is not."""
+    slow = HTTPReply(headers=STREAM, chunks=[FIRST, DONE], after=10.0)
+    asked = {**ASKED, "stream": True}
+    for extensions, after in (({}, 1.0), ({"balancer": told}, 10.0)):
+        first, second = account("a", slow), account("b", HTTPReply(headers=STREAM, chunks=[FIRST, DONE]))
+        began = trio.current_time()
+        async with balancing_once(first, second, **HEDGED) as balancer, client_of(balancer) as client:
+            await client.post("/chat/completions", json=asked, extensions=extensions)
+        assert trio.current_time() - began == pytest.approx(after)
