@@ -26,6 +26,7 @@ from balancer.core.snapshot import AccountSnapshot
 from balancer.engine.engine import Engine, Job
 from balancer.engine.failures import evidence_of
 from balancer.engine.mapping import Result, map_calls
+from balancer.engine.scoped import scoped
 from balancer.engine.unwrapping import Unwrapped
 from balancer.errors import Closed, ConfigError, Fault
 from balancer.providers.provider import get_provider
@@ -104,6 +105,7 @@ class BalancerNursery:
         )
         for account in config.accounts:
             self._add(account)
+        self._dialects = self._spoken()
         self._dispatcher.pools = self._pools(config)
 
     def __repr__(self) -> str:
@@ -128,7 +130,7 @@ class BalancerNursery:
         """
 
         async def perform(lease: Lease) -> T:
-            value = await attempt(lease)
+            value = await scoped(lease, attempt)
             lease.settle(Served())
             return value
 
@@ -219,6 +221,7 @@ class BalancerNursery:
         engine = self._engine
         engine.router, engine.retry, engine.hedge = TableRouter(new.routes), new.retry, new.hedge
         engine.max_attempts, engine.max_wait_for = new.max_attempts, new.max_wait_for
+        self._dialects = self._spoken()
         self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting)
         for event in done:  # all has been told by now: who is cancelled here leaves nothing half done
             await event.wait()
@@ -277,8 +280,11 @@ class BalancerNursery:
         self._retired = [supervisor for supervisor in self._retired if supervisor.in_flight]
         return sum(supervisor.in_flight for supervisor in (*self._supervisors.values(), *self._retired))
 
+    def _spoken(self) -> frozenset[str]:
+        return frozenset(dialect for supervisor in self._supervisors.values() for dialect in supervisor.dialects)
+
     def _speaks(self, dialect: str) -> bool:
-        return any(dialect in supervisor.dialects for supervisor in self._supervisors.values())
+        return dialect in self._dialects
 
 
 @asynccontextmanager

@@ -214,7 +214,7 @@ class Dispatcher:
 
     def _try_place(self, ticket: Ticket, now: float) -> Lease | None:
         """Ask the accounts tier by tier; a tier is used when none before it can take the call now."""
-        call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
+        demand, model, avoid, dialect = ticket.call.demand, ticket.model, ticket.avoid, ticket.dialect
         cold = dialect is not None
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self._tiers(ticket):
@@ -224,7 +224,7 @@ class Dispatcher:
                 snapshot = supervisor.snapshot(now)
                 snapshots.append(snapshot)
                 if (
-                    not snapshot.passed_over(model, call.demand, now, cold=cold)
+                    not snapshot.passed_over(model, demand, now, cold)
                     and snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
                 ):
@@ -232,7 +232,7 @@ class Dispatcher:
             scanned.append(tuple(snapshots))
             while able:
                 chosen = self._choose(list(able), ticket, now)
-                scan = Scan(tuple(scanned), model, call.demand, now, cold, avoid, dialect, chosen.name)
+                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
                 lease = able.pop(chosen).try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)

@@ -14,7 +14,7 @@ import trio
 from balancer.core.account import Admission
 from balancer.core.call import Call, Usage
 from balancer.core.decision import AttemptRecord, Decision
-from balancer.core.outcome import Evidence, LimitSeen, Outcome, Withdrawn
+from balancer.core.outcome import Evidence, LimitSeen, Outcome, TimedOut, Withdrawn
 from balancer.core.secret import Secret
 from balancer.core.settings import Account
 
@@ -39,7 +39,7 @@ class Lease:
 
     __slots__ = (
         "_abort", "_admission", "_first_byte_at", "_supervisor", "account", "deadline", "decision",
-        "idle_from", "link", "model", "record", "settled", "unsent", "usage",
+        "idle_from", "late_at", "link", "model", "record", "settled", "unsent", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Lease:
         self.settled = False
         self.unsent = False
         self.idle_from = math.inf
+        self.late_at = math.inf
 
     def __repr__(self) -> str:
         return f"Lease(account={self.account.name!r}, model={self.model!r}, settled={self.settled})"
@@ -130,8 +131,21 @@ class Lease:
             return
         self._abort = abort
         if idle:
+            self.late_at = math.inf
             self.touch()
             self._supervisor.watch(self)
+
+    def expect_by(self, late_at: float) -> None:
+        """The answer is to be committed by this trio time; else the attempt has timed out."""
+        self.late_at = late_at
+        self._supervisor.watch(self)
+
+    def time_out(self) -> None:
+        """The answer was not committed in time: settle, then end the attempt."""
+        abort, self._abort = self._abort, None
+        self.settle(TimedOut("connect" if self.unsent else "headers"))
+        if abort is not None:
+            abort()
 
     def touch(self) -> None:
         """The open body has been read just now."""

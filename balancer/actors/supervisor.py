@@ -152,8 +152,8 @@ class Supervisor:
         self.ring()
 
     def watch(self, lease: Lease) -> None:
-        """An open body holds the lease: look at it when the idle limit may have passed."""
-        self._wake_at(lease.idle_from + self.idle_timeout)
+        """Look at the lease when its answer may be late, or its open body idle for too long."""
+        self._wake_at(min(lease.late_at, lease.idle_from + self.idle_timeout))
 
     def link_changed(self) -> None:
         """The link has something to do earlier than it had."""
@@ -216,11 +216,13 @@ class Supervisor:
         self.ring()
 
     def _next_change(self) -> float:
-        oldest = min((lease.idle_from for lease in self._leases), default=math.inf)
-        return min(self.link.next_change(trio.current_time()), oldest + self.idle_timeout)
+        ends = [min(lease.late_at, lease.idle_from + self.idle_timeout) for lease in self._leases]
+        return min(self.link.next_change(trio.current_time()), *ends, math.inf)
 
     def _expire(self, now: float) -> None:
         self.link.expire(now)
+        for lease in [lease for lease in self._leases if lease.late_at <= now]:
+            lease.time_out()
         for lease in [lease for lease in self._leases if lease.idle_from + self.idle_timeout <= now]:
             logs.warning("balancer.body_abandoned", account=self.name, idle_for=now - lease.idle_from)
             lease.abort()

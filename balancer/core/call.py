@@ -10,14 +10,10 @@ DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens")
 MOST = 10**15
 """The largest amount: a sum of such is still exact enough as a float."""
 
-_NUMBERS = (int, float)
 
-
-def _amounts(what: str, *amounts: object) -> None:
-    """Raises `ValueError` unless every amount is a number from 0 to `MOST`: nothing else may enter a ledger."""
-    for amount in amounts:
-        if not (isinstance(amount, _NUMBERS) and 0 <= amount <= MOST):
-            raise ValueError(f"a {what} holds numbers from 0 to {MOST:.0e}")
+def _amounts_only(what: str) -> ValueError:
+    """Nothing but such numbers may enter a ledger."""
+    return ValueError(f"a {what} holds numbers from 0 to {MOST:.0e}")
 
 
 @attrs.frozen
@@ -35,7 +31,12 @@ class Demand:
     requests: int = 1
 
     def __attrs_post_init__(self) -> None:
-        _amounts("Demand", self.input_tokens, self.output_tokens, self.requests)
+        try:
+            if 0 <= self.input_tokens <= MOST and 0 <= self.output_tokens <= MOST and 0 <= self.requests <= MOST:
+                return
+        except TypeError:
+            pass
+        raise _amounts_only("Demand")
 
     @property
     def tokens(self) -> int:
@@ -60,7 +61,17 @@ class Usage:
     cached_tokens: int = 0
 
     def __attrs_post_init__(self) -> None:
-        _amounts("Usage", self.input_tokens, self.output_tokens, self.requests, self.cached_tokens)
+        try:
+            if (
+                0 <= self.input_tokens <= MOST
+                and 0 <= self.output_tokens <= MOST
+                and 0 <= self.requests <= MOST
+                and 0 <= self.cached_tokens <= MOST
+            ):
+                return
+        except TypeError:
+            pass
+        raise _amounts_only("Usage")
 
     @property
     def tokens(self) -> int:

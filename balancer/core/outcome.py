@@ -39,6 +39,10 @@ class Served:
     scope: ClassVar[Scope] = Scope.ACCOUNT
 
 
+SERVED = Served()
+"""The one value of its class, for those who make many."""
+
+
 @attrs.frozen
 class RateLimited:
     """Refused for now: a rate limit of the account is used up.

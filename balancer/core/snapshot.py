@@ -74,7 +74,7 @@ class AccountSnapshot:
         """Whether the next attempt on this account would be its probe."""
         return not self.probing and -math.inf < self.ejected_until <= now
 
-    def passed_over(self, model: str | None, demand: Demand, now: float, *, cold: bool) -> str:
+    def passed_over(self, model: str | None, demand: Demand, now: float, cold: bool) -> str:
         """Why this account cannot take a call now; empty if it can.
 
         Args:

@@ -22,7 +22,7 @@ from balancer.core.budget import RetrySettings
 from balancer.core.call import Call
 from balancer.core.decision import Decision
 from balancer.core.hedging import HedgeSettings
-from balancer.core.outcome import AttemptFailed, Evidence, Served, TimedOut
+from balancer.core.outcome import SERVED, AttemptFailed, Evidence, TimedOut
 from balancer.core.plan import CallPlan, Next
 from balancer.engine.ends import ABORTED, Aborted, End, Lost, Raised, Won
 from balancer.engine.race import Race
@@ -45,7 +45,6 @@ class Job(Generic[T]):
         dialect: what an account must speak; `None` for any.
         patience: seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as
             the engine lets a call wait.
-        commit_timeout: seconds that one attempt may take until it is committed.
         repeatable: whether what is sent is still there to be sent again.
     """
 
@@ -55,7 +54,6 @@ class Job(Generic[T]):
     discard: Callable[[T], None]
     dialect: str | None = None
     patience: float | None = None
-    commit_timeout: float = math.inf
     repeatable: Callable[[], bool] = lambda: True
 
 
@@ -242,27 +240,22 @@ class _Drive(Generic[T]):
 
     async def _attempt(self, lease: Lease) -> End[T]:
         job = self._job
-        scope = trio.CancelScope(deadline=lease.record.started_at + job.commit_timeout)
-        lease.guard(scope.cancel)
         if lease.settled:  # the balancer was closed between the grant and this step
             return ABORTED
         try:
-            with scope:
-                value = await job.perform(lease)
-                return Won(lease.record.outcome or Served(), value)
+            value = await job.perform(lease)
         except Exception as error:
             return self._lost(lease, error)
         except BaseException:
             lease.withdraw()
             raise
-        if lease.settled:
-            return ABORTED
-        outcome = TimedOut("connect" if lease.unsent else "headers")
-        lease.settle(outcome)
-        return Lost(lease.account.name, outcome, trio.TooSlowError(describe(outcome)))
+        return Won(lease.record.outcome or SERVED, value)
 
     def _lost(self, lease: Lease, error: Exception) -> Lost | Raised | Aborted:
         if lease.settled:
+            outcome = lease.record.outcome
+            if isinstance(outcome, TimedOut):
+                return Lost(lease.account.name, outcome, trio.TooSlowError(describe(outcome)))
             return ABORTED
         try:
             evidence = self._job.evidence(error, lease)

@@ -106,6 +106,16 @@ class _Counts(Struct, gc=False):
     input_tokens_details: _Details | None = None
 
 
+class _Answer(Struct, gc=False):
+    """A whole answer whose usage is of the usual form."""
+
+    type: Raw = NOTHING
+    object: Raw = NOTHING
+    error: Raw = NOTHING
+    usage: _Counts | None = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
 _DOCUMENT = msgspec.json.Decoder(Document)
 _COUNTS = msgspec.json.Decoder(_Counts)
 _USAGE_IN_TEXT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
@@ -126,100 +136,117 @@ def usage_in(raw: bytes | Raw, before: Usage | None = None) -> Usage | None:
     if bytes(raw)[:1] != b"{":
         return before
     try:
-        counts = _COUNTS.decode(raw)
+        return _usage_of(_COUNTS.decode(raw), before)
     except (ValueError, RecursionError):
         return before
+
+
+def _usage_of(counts: _Counts, before: Usage | None) -> Usage | None:
     details = counts.prompt_tokens_details or counts.input_tokens_details
     given = counts.input_tokens if counts.prompt_tokens is None else counts.prompt_tokens
     made = counts.output_tokens if counts.completion_tokens is None else counts.completion_tokens
     if given is None and made is None:
         return before
-    known = before or Usage()
     cached = counts.cache_read_input_tokens or (details.cached_tokens if details is not None else None) or 0
     taken = (given or 0) + (counts.cache_creation_input_tokens or 0)
-    if not (0 <= taken <= MOST_TOKENS and 0 <= (made or 0) <= MOST_TOKENS and 0 <= cached <= MOST_TOKENS):
+    made = made or 0
+    if not (0 <= taken <= MOST_TOKENS and 0 <= made <= MOST_TOKENS and 0 <= cached <= MOST_TOKENS):
         return before
-    return Usage(
-        max(known.input_tokens, taken),
-        max(known.output_tokens, made or 0),
-        cached_tokens=max(known.cached_tokens, cached),
-    )
+    if before is not None:
+        taken, made = max(before.input_tokens, taken), max(before.output_tokens, made)
+        cached = max(before.cached_tokens, cached)
+    return Usage(taken, made, 1, cached)
 
 
-def is_error(document: Document) -> bool:
+def is_error(document: Document | _Answer) -> bool:
     """Whether the document is an error in one of the dialects."""
     return (
         (document.error is not NOTHING and bytes(document.error)[:1] in (b"{", b'"'))
-        or bytes(document.type) in (b'"error"', b'"response.failed"')
-        or bytes(document.object) == b'"error"'
+        or (document.type is not NOTHING and bytes(document.type) in (b'"error"', b'"response.failed"'))
+        or (document.object is not NOTHING and bytes(document.object) == b'"error"')
     )
 
 
-@attrs.define(eq=False)
 class JsonReader:
-    """Of an answer that is one JSON object. It is decoded when somebody asks and it may be complete."""
+    """Of an answer that is one JSON object. It is decoded once it may be complete."""
 
-    _kept: bytearray = attrs.field(factory=bytearray)
-    _received: int = 0
-    _looked_at: int = 0
-    _ended: bool = False
-    _finished: bool = False
-    _usage: Usage | None = None
-    _error: bytes | None = None
+    __slots__ = ("_ended", "_error", "_finished", "_kept", "_received", "_stale", "_usage")
+
+    def __init__(self) -> None:
+        self._kept: bytes | bytearray = b""
+        self._received = 0
+        self._stale = False
+        self._ended = False
+        self._finished = False
+        self._usage: Usage | None = None
+        self._error: bytes | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next slice of the body."""
         self._received += len(chunk)
-        self._kept += chunk
-        if self._received > EVENT_CAP and len(self._kept) > 2 * TAIL:
-            del self._kept[:-TAIL]
+        self._stale = True
+        if self._kept:
+            if not isinstance(self._kept, bytearray):
+                self._kept = bytearray(self._kept)
+            self._kept += chunk
+            if self._received > EVENT_CAP and len(self._kept) > 2 * TAIL:
+                del self._kept[:-TAIL]
+        else:
+            self._kept = chunk
 
     def end(self) -> None:
         """The body has ended: what was incomplete stays so."""
-        self._look()
+        if self._stale:
+            self._look()
         self._ended = True
-        self._kept.clear()
+        self._kept = b""
 
     @property
     def finished(self) -> bool:
         """Whether the object is complete."""
-        self._look()
+        if self._stale:
+            self._look()
         return self._finished
 
     @property
     def usage(self) -> Usage | None:
         """What the answer took, if it said so."""
-        self._look()
+        if self._stale:
+            self._look()
         return self._usage
 
     @property
     def error(self) -> bytes | None:
         """The body, if it is an error object."""
-        self._look()
+        if self._stale:
+            self._look()
         return self._error
 
     @property
     def first_event(self) -> bool:
         """Whether the object is complete, or too long to be an error: nobody can use the half of one."""
-        if self._ended or self._received > UNDECIDED:
-            return True
-        self._look()
-        return self._finished
+        return self._ended or self._received > UNDECIDED or self.finished
 
     def _look(self) -> None:
-        if self._ended or self._looked_at == self._received:
+        self._stale = False
+        if self._ended:
             return
-        self._looked_at = self._received
         self._finished, self._usage, self._error = False, None, None
-        if not self._kept.endswith(b"}") and not self._kept[-64:].rstrip().endswith(b"}"):
+        kept = self._kept
+        if not kept.endswith(b"}") and not kept[-64:].rstrip().endswith(b"}"):
             return
         if self._received > EVENT_CAP:
-            found = _USAGE_IN_TEXT.findall(bytes(self._kept[-TAIL:]))
+            found = _USAGE_IN_TEXT.findall(bytes(kept[-TAIL:]))
             self._finished, self._usage = True, usage_in(found[-1]) if found else None
             return
-        body = bytes(self._kept)
-        document = document_in(body)
-        if document is not None:
-            self._finished = True
-            self._usage = usage_in(document.usage)
-            self._error = body if is_error(document) else None
+        try:  # the usual answer: read in one pass
+            answer = _ANSWER.decode(kept)
+            document: Document | _Answer = answer
+            usage = _usage_of(answer.usage, None) if answer.usage is not None else None
+        except (ValueError, RecursionError):
+            seen = document_in(bytes(kept))
+            if seen is None:
+                return
+            document, usage = seen, usage_in(seen.usage)
+        self._finished, self._usage = True, usage
+        self._error = bytes(kept) if is_error(document) else None

@@ -54,9 +54,12 @@ def _draw(candidates: Sequence[AccountSnapshot], rng: random.Random) -> int:
 
 def _expected(candidates: Sequence[AccountSnapshot]) -> list[float]:
     """Mean latency of each candidate in seconds; one without data is tried as the average of those that have some."""
-    known = [candidate.mean for candidate in candidates if candidate.mean is not None]
+    means = [candidate.mean for candidate in candidates]
+    if None not in means:
+        return cast("list[float]", means)
+    known = [mean for mean in means if mean is not None]
     average = sum(known) / len(known) if known else NO_DATA
-    return [average if candidate.mean is None else candidate.mean for candidate in candidates]
+    return [average if mean is None else mean for mean in means]
 
 
 def least_pressure(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:

@@ -108,6 +108,7 @@ class Connection:
     _wire: Wire | None = None
     _http: httpcore.AsyncHTTP11Connection | None = None
     _closed: bool = False
+    _connecting: trio.CancelScope | None = None
 
     @property
     def written(self) -> bool:
@@ -179,18 +180,27 @@ class Connection:
     async def _connected(self, timeouts: Mapping[str, float | None]) -> tuple[httpcore.AsyncHTTP11Connection, Wire]:
         if self._http is not None and self._wire is not None:
             return self._http, self._wire
-        wire = await open_wire(self._origin, self._ssl_context, self._server_name, timeouts.get("connect"))
-        if self._closed:  # aborted while it was being made
+        connect_timeout = timeouts.get("connect")
+        self._connecting = trio.CancelScope(deadline=inf if connect_timeout is None else trio.current_time() + connect_timeout)
+        try:
+            wire = await open_wire(self._origin, self._ssl_context, self._server_name, self._connecting)
+        except httpcore.ConnectTimeout:
+            if self._closed:  # aborted, which ends the same scope
+                raise httpcore.ConnectError("closed") from None
+            raise
+        if self._closed:
             wire.close()
             raise httpcore.ConnectError("closed")
         self._wire, self._http = wire, httpcore.AsyncHTTP11Connection(self._origin, wire)
         return self._http, wire
 
     def abort(self) -> None:
-        """Close it synchronously; who waits in a read or write gets an error. Safe to repeat."""
+        """Close it synchronously; who waits to connect, read or write gets an error. Safe to repeat."""
         self._closed = True
         if self._wire is not None:
             self._wire.close()
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
 
 class Connections:

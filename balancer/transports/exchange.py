@@ -17,12 +17,13 @@ from balancer.actors.lease import Lease
 from balancer.core.call import Call
 from balancer.core.outcome import AttemptFailed, CallerFault, Evidence, Faulted, LimitSeen, Served, Truncated, Withdrawn
 from balancer.engine.failures import evidence_of
+from balancer.engine.scoped import scoped
 from balancer.providers.dialect import PLAIN, Dialect
 from balancer.providers.values import Headers
 from balancer.transports.body import EndMarkMissing, HeldBody
 from balancer.transports.connections import StaleConnection, outcome_of
 from balancer.transports.decoding import Decoder, DecodingError, decoder
-from balancer.transports.link import AccountLink, Line, Lines, RawResponse
+from balancer.transports.link import AccountLink, InjectedLine, InjectedLines, Line, Lines, RawResponse
 from balancer.transports.rewriting import BadHeader, rewrite_headers
 
 MAX_ERROR_BODY = 256 * 1024
@@ -83,6 +84,7 @@ class Exchange:
         dialect: how the path's API writes.
         llm: whether that is an LLM dialect that was understood.
         timeouts: seconds for connect, read and write, as the caller's library gave them.
+        headers_timeout: seconds that one attempt may take from its lease to its answer's first bytes.
     """
 
     call: Call
@@ -93,6 +95,7 @@ class Exchange:
     dialect: Dialect
     llm: bool
     timeouts: Mapping[str, float | None]
+    headers_timeout: float
 
     def repeatable(self) -> bool:
         """Whether its body is still there for another attempt."""
@@ -102,6 +105,14 @@ class Exchange:
         """Run one attempt under a lease. Raises `AttemptFailed` and transport errors, with the line already discarded."""
         link = lease.link
         assert isinstance(link, AccountLink), "the nursery gives every supervisor such a link"
+        if isinstance(link.lines, InjectedLines):
+            return await scoped(lease, self._perform, self.headers_timeout)
+        lease.expect_by(lease.record.started_at + self.headers_timeout)
+        return await self._perform(lease)
+
+    async def _perform(self, lease: Lease) -> Answer:
+        link = lease.link
+        assert isinstance(link, AccountLink)
         lines = link.lines
         line, response = await self._send(lease, link, lines)
         headers = Headers(response.headers)
@@ -128,7 +139,7 @@ class Exchange:
         if self.llm and lease.model is not None and lease.model != self.call.model and isinstance(body, bytes):
             body = self.dialect.replace_model(body, lease.model)
         target = link.address.target(self.below)
-        line = lines.take()
+        line = self._take(lease, lines, fresh=False)
         try:
             if line.reused:
                 try:
@@ -139,12 +150,19 @@ class Exchange:
                     if not self.call.replayable:
                         raise AttemptFailed(Withdrawn()) from None
                     lines.discard(line)
-                    line = lines.take_fresh()
+                    line = self._take(lease, lines, fresh=True)
                     lease.unsent = True
             return line, await line.send(self.method, target, self._headers(link, body), body, self.timeouts, lease.written)
         except BaseException:
             lines.discard(line)
             raise
+
+    def _take(self, lease: Lease, lines: Lines, *, fresh: bool) -> Line:
+        """A line, closed when the lease is ended from outside, which wakes the attempt out of every wait."""
+        line = lines.take_fresh() if fresh else lines.take()
+        if not isinstance(line, InjectedLine):
+            lease.guard(line.abort)
+        return line
 
     def _headers(self, link: AccountLink, body: bytes | OneShot) -> list[tuple[bytes, bytes]]:
         """What is sent. No local that lives on holds it: the credential is in it, and tracebacks show locals."""

@@ -49,6 +49,10 @@ class Line(Protocol):
         """Whether an earlier exchange has run on it."""
         ...
 
+    def abort(self) -> None:
+        """Close it synchronously, which wakes who waits on it."""
+        ...
+
     async def send(
         self,
         method: bytes,
@@ -167,7 +171,7 @@ class InjectedLine:
         self._stream = _InjectedStream(response.stream)
         return _InjectedResponse(response.status_code, response.headers.raw, self._stream)
 
-    def end(self) -> None:
+    def abort(self) -> None:
         """Nothing more is read of it."""
         if self._stream is not None:
             self._stream.end()
@@ -193,7 +197,7 @@ class InjectedLines:
 
     def discard(self, line: InjectedLine) -> None:
         """Wake who reads from it; its stream is closed by who holds it."""
-        line.end()
+        line.abort()
 
     def next_change(self, now: float) -> float:
         """Nothing expires here."""

@@ -19,7 +19,8 @@ from balancer.core.decision import Decision
 from balancer.core.setting import shown
 from balancer.engine.engine import Engine, Job
 from balancer.errors import BalancerError
-from balancer.providers.dialect import PLAIN, dialect_of
+from balancer.providers.dialect import PLAIN, Dialect, dialect_of
+from balancer.providers.peeking import Peek
 from balancer.transports.answers import final, not_to_retry
 from balancer.transports.body import BodyBroken, HeldBody
 from balancer.transports.exchange import Answer, Exchange, OneShot
@@ -32,6 +33,7 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request body that are kept for another attempt."""
 SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 ERROR_STATUS = 400
+_REMEMBERED = 256  # paths without a query: a caller that invents paths costs time, not memory
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
 _EXTENSION: Mapping[str, tuple[type, ...]] = {
@@ -59,6 +61,9 @@ class Seam:
     mount: str
     headers_timeout: Callable[[], float]
     speaks: Callable[[str], bool]
+    _known: dict[tuple[str, bytes], tuple[bytes, bytes, Dialect]] = attrs.field(
+        factory=dict[tuple[str, bytes], tuple[bytes, bytes, Dialect]], init=False
+    )
 
     async def handle(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Answer, Decision | None]:
         """Serve one request of either library. Raises `BadPath`, `BadHeader`, and what a transport given in code raised."""
@@ -70,7 +75,6 @@ class Seam:
             _discard,
             exchange.dialect.name if exchange.llm else None,
             patience,
-            self.headers_timeout(),
             exchange.repeatable,
         )
         try:
@@ -82,44 +86,63 @@ class Seam:
         return answer, decision
 
     def _exchange(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Exchange, float | None]:
-        url = request.url
+        url, extensions = request.url, request.extensions
         if url.scheme not in ("http", "https"):
             raise BadPath(f"a URL of scheme {shown(url.scheme)}; the balancer carries http and https")
         if url.userinfo:
             raise BadPath("a URL with user or password; accounts have their own credentials")
-        below = target_path(url.raw_path, self.mount)
-        method: str = request.method
-        if not _METHOD.fullmatch(method) or method == "CONNECT":
-            raise httpcore.LocalProtocolError("a method that is not carried")
-        dialect = dialect_of(method, below.partition(b"?")[0].decode("ascii"))
-        if dialect is None or not self.speaks(dialect.name):
+        method, below, dialect = self._known.get((request.method, url.raw_path)) or self._learn(request.method, url.raw_path)
+        if dialect is not PLAIN and not self.speaks(dialect.name):
             dialect = PLAIN
-        peek = dialect.peek(body) if isinstance(body, bytes) and dialect is not PLAIN else None
-        told = _told(request.extensions.get("balancer"))
-        told.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
-        if one_shot:
-            told["replayable"] = False
-        # SDKs cannot say so, and `[hedge]` is off unless the owner of the accounts turns it on.
-        told.setdefault("hedgeable", peek is not None and told["replayable"])
-        if isinstance(body, OneShot):
-            told["hedgeable"] = False
-        if peek is None:
-            call = Call(**told)
-        else:
-            told.setdefault("demand", peek.demand)
-            call = Call(model=peek.model, **told)
-        timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+        peek = dialect.peek(body) if isinstance(body, bytes) else None
+        timeouts: Mapping[str, float | None] = extensions.get("timeout") or {}
         exchange = Exchange(
-            call=call,
-            method=method.encode("ascii"),
-            below=below,
-            headers=request.headers.raw,
-            body=body,
-            dialect=dialect,
-            llm=peek is not None,
-            timeouts=timeouts,
+            _call(extensions.get("balancer"), peek, request.method, one_shot=one_shot, held=isinstance(body, bytes)),
+            method,
+            below,
+            request.headers.raw,
+            body,
+            dialect,
+            peek is not None,
+            timeouts,
+            self.headers_timeout(),
         )
         return exchange, timeouts.get("pool")
+
+    def _learn(self, method: str, raw_path: bytes) -> tuple[bytes, bytes, Dialect]:
+        """Method, path and query below the mount, and dialect of a request; the usual ones are remembered."""
+        below = target_path(raw_path, self.mount)
+        if not _METHOD.fullmatch(method) or method == "CONNECT":
+            raise httpcore.LocalProtocolError("a method that is not carried")
+        path, mark, _ = below.partition(b"?")
+        learned = method.encode("ascii"), below, dialect_of(method, path.decode("ascii")) or PLAIN
+        if not mark and len(self._known) < _REMEMBERED:
+            self._known[method, raw_path] = learned
+        return learned
+
+
+def _call(told: object, peek: Peek | None, method: str, *, one_shot: bool, held: bool) -> Call:
+    """The call of a request.
+
+    Args:
+        told: what its `extensions["balancer"]` says.
+        peek: what its body says; `None` for plain HTTP.
+        method: the HTTP method.
+        one_shot: whether its body can be given only once.
+        held: whether all of its body is in memory.
+    """
+    given = _told(told)
+    if peek is not None:
+        given.setdefault("demand", peek.demand)
+        given["model"] = peek.model
+    given.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
+    if one_shot:
+        given["replayable"] = False
+    # SDKs cannot say so, and `[hedge]` is off unless the owner of the accounts turns it on.
+    given.setdefault("hedgeable", peek is not None and given["replayable"])
+    if not held:
+        given["hedgeable"] = False
+    return Call(**given)
 
 
 def _told(given: object) -> dict[str, Any]:

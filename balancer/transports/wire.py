@@ -229,16 +229,16 @@ class Wire(httpcore.AsyncNetworkStream):
 
 
 async def open_wire(
-    origin: httpcore.Origin, ssl_context: ssl.SSLContext | None, server_name: str, connect_timeout: float | None
+    origin: httpcore.Origin, ssl_context: ssl.SSLContext | None, server_name: str, scope: trio.CancelScope
 ) -> Wire:
     """Connect to the origin, and verify it where there is an SSL context.
 
     Raises:
         httpcore.ConnectError: no connection, or one that could not be verified.
-        httpcore.ConnectTimeout: neither, within `connect_timeout` seconds.
+        httpcore.ConnectTimeout: neither, before `scope` was over.
     """
     try:
-        with trio.move_on_after(inf if connect_timeout is None else connect_timeout):
+        with scope:
             stream = await trio.open_tcp_stream(origin.host.decode("ascii"), origin.port)
             tcp = _Tcp(socket.socket(fileno=stream.socket.detach()))
             if ssl_context is None:
