@@ -412,9 +412,13 @@ def test_what_holds_keys_is_never_echoed(wrong, field):
 def test_a_single_pool_without_routes_takes_the_calls_that_no_route_names() -> None:
     """Its tiers would otherwise be read and never used."""
     accounts = [{"name": name, "base_url": "http://127.0.0.1"} for name in ("a", "b")]
-    config = BalancerConfig(accounts=accounts, pools=[{"name": "chat", "tiers": [["a"], ["@rest"]]}, {"name": "rest", "tiers": [["b"]]}])
+    config = BalancerConfig(
+        accounts=accounts, pools=[{"name": "chat", "tiers": [["a"], ["@rest"]]}, {"name": "rest", "tiers": [["b"]]}]
+    )
     assert pool_tiers(config)["default"] == (("a",), ("b",))
-    routed = BalancerConfig(accounts=accounts, pools=[{"name": "chat", "tiers": [["a"]]}], routes=[{"model": "m", "pool": "chat"}])
+    routed = BalancerConfig(
+        accounts=accounts, pools=[{"name": "chat", "tiers": [["a"]]}], routes=[{"model": "m", "pool": "chat"}]
+    )
     assert pool_tiers(routed)["default"] == (("a", "b"),)
 
 

@@ -137,8 +137,9 @@ class AccountState:
         first = not self._answered
         if limits:
             self.ledger.observe(limits, now, admission.reservation)
-        elif not first:
+        elif not (first or self.ledger.enforced()):
             return False
+        self.ledger.counted_by(admission.reservation, now)
         self._answered = True
         self._snapshot = None
         return first

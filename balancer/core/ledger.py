@@ -27,6 +27,11 @@ MOST_LEARNED = 16
 
 MOST_AMOUNT = 1e15
 
+PROMPT = 0.1
+PROMPT_RATIO = 0.02
+"""An answer within so many seconds, and so much of a rate's period, tells nearly when its request was counted; to wait as much
+longer for the next costs at most that share of the rate."""
+
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
 
@@ -211,6 +216,17 @@ class Ledger:
                 counter.take_back(booking.mark, booking.amount)
                 booking.mark = counter.charge(booking.amount, now)
                 booking.number = counter.lows.pushed
+
+    def counted_by(self, reservation: Reservation, now: float) -> None:
+        """The answer has begun, so the provider has counted the request between its first byte out and now. Where that is a
+        moment, count it from now: a window that is left too early is refused whole. Where it is long, the margin has to do."""
+        if reservation.ended:
+            return
+        for booking in reservation.bookings:
+            counter = booking.line.counter
+            if booking.amount and now - reservation.at <= min(PROMPT, PROMPT_RATIO * counter.period):
+                counter.take_back(booking.mark, booking.amount)
+                booking.mark = counter.charge(booking.amount, now)
 
     def settle(self, reservation: Reservation, usage: Usage | None, now: float) -> None:
         """End a reservation that was sent, with what it really took; `None`: as estimated. Further ends change nothing."""

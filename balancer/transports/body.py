@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import httpcore
 import trio
 
 from balancer import logs
@@ -21,7 +20,6 @@ from balancer.actors.lease import Lease
 from balancer.core.outcome import Outcome, Served, TimedOut, Truncated
 from balancer.errors import StreamTruncated
 from balancer.providers.dialect import BodyReader
-from balancer.transports.connections import NOT_HTTP
 from balancer.transports.decoding import Decoder, DecodingError
 from balancer.transports.link import AccountLink, Line, Lines, ResponseStream
 
@@ -218,11 +216,6 @@ class HeldBody:
             except StopAsyncIteration:
                 await self._finish()
                 return None
-            except httpcore.RemoteProtocolError as error:
-                if error.__cause__ is None:
-                    raise
-                # The parser's own text quotes what it received, and a backend may have echoed the credential.
-                raise httpcore.RemoteProtocolError(NOT_HTTP) from None
             except Exception:
                 raise
             except BaseException:

@@ -1,8 +1,8 @@
 """One account's own HTTP/1.1 connections: a stack of idle ones, last in first out, in which nothing ever queues.
 
 A library's pool lets requests wait for connections and loses slots when waiters are cancelled. Here whoever holds a lease gets
-a connection at once, an idle one or a new one, because the lease already is the right to use it. The parser is httpcore's;
-the stream under it is ours (`wire.py`), so that any connection can be closed synchronously, from a cancelled task too.
+a connection at once, an idle one or a new one, because the lease already is the right to use it. Any of them can be closed
+synchronously, from a cancelled task too. Errors are httpcore's, which both client libraries know.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 import attrs
-import h11
 import httpcore
 import trio
 
 from balancer.core.outcome import CallerFault, Failure, Faulted, TimedOut, Withdrawn
+from balancer.transports.http11 import Http11, Response
 from balancer.transports.wire import Wire, open_wire
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
-SWITCHING_PROTOCOLS = 101
-NOT_HTTP = "the answer is not HTTP/1.1"
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -57,9 +55,6 @@ def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Fail
             return Faulted(f"no connection: {exc}", sent=False)
         case httpcore.LocalProtocolError():
             return CallerFault()
-        case httpcore.RemoteProtocolError() if exc.__cause__ is not None:
-            # The parser's own text quotes what it received, and a backend may have echoed the credential.
-            return Faulted(NOT_HTTP, sent=written)
         case _:
             return Faulted(str(exc) or type(exc).__name__, sent=written)
 
@@ -71,24 +66,6 @@ def _is_local(cause: BaseException | None) -> bool:
     inner = cause.__cause__
     causes = cast("ExceptionGroup[Exception]", inner).exceptions if isinstance(inner, ExceptionGroup) else (cause,)
     return any(isinstance(each, OSError) and each.errno in _LOCAL for each in causes)
-
-
-class _Whole:
-    """A body as httpcore takes it. Its own is a generator, which a write that fails leaves unfinished, and trio warns of that."""
-
-    __slots__ = ("_left",)
-
-    def __init__(self, body: bytes) -> None:
-        self._left = body
-
-    def __aiter__(self) -> _Whole:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._left:
-            raise StopAsyncIteration
-        body, self._left = self._left, b""
-        return body
 
 
 @attrs.define(eq=False)
@@ -106,7 +83,7 @@ class Connection:
     idle_until: float = inf
     """Trio time at which the idle connection is closed."""
     _wire: Wire | None = None
-    _http: httpcore.AsyncHTTP11Connection | None = None
+    _http: Http11 | None = None
     _closed: bool = False
     _connecting: trio.CancelScope | None = None
 
@@ -118,7 +95,7 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether its last exchange ended cleanly, so that another may begin."""
-        return not self._closed and self._http is not None and self._http.is_idle()
+        return not self._closed and self._http is not None and self._http.is_idle
 
     @property
     def is_usable(self) -> bool:
@@ -133,7 +110,7 @@ class Connection:
         body: bytes | AsyncIterable[bytes],
         timeouts: Mapping[str, float | None],
         on_written: Callable[[], None] | None = None,
-    ) -> httpcore.Response:
+    ) -> Response:
         """Run one exchange up to the response's head; the body is read from `response.stream`, which must be closed.
 
         Args:
@@ -153,31 +130,21 @@ class Connection:
             raise httpcore.LocalProtocolError("CONNECT is not carried")
         http, wire = await self._connected(timeouts)
         wire.begin(on_written)
-        origin = self._origin
-        url = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=target)
-        content = _Whole(body) if isinstance(body, bytes) else body
-        request = httpcore.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
-        del headers  # the credential is in them, and tracebacks show locals
         try:
-            response = await http.handle_async_request(request)
-        except (httpcore.LocalProtocolError, h11.LocalProtocolError):
-            # Both parsers' texts quote what they refuse, credentials included: they go no further.
-            raise httpcore.LocalProtocolError("the request is not HTTP/1.1") from None
+            http.begin(method, target, headers)
+            del headers  # the credential is in them, and tracebacks show locals
+            response = await http.ask(body, timeouts)
         except (httpcore.RemoteProtocolError, httpcore.NetworkError) as exc:
             if self.reused and not wire.received and not self._closed:
                 raise StaleConnection("a reused connection ended before its answer began") from exc
-            if exc.__cause__ is not None and isinstance(exc, httpcore.RemoteProtocolError):
-                raise httpcore.RemoteProtocolError(NOT_HTTP) from None
             raise
         if not wire.received:
             raise httpcore.RemoteProtocolError("the answer was there before its request")
-        if response.status == SWITCHING_PROTOCOLS:
-            raise httpcore.RemoteProtocolError("the answer switches protocols, which nobody asked for")
         if len([name for name, _ in response.headers if name.lower() in _FRAMING]) > 1:
             raise httpcore.RemoteProtocolError("the answer is framed twice")
         return response
 
-    async def _connected(self, timeouts: Mapping[str, float | None]) -> tuple[httpcore.AsyncHTTP11Connection, Wire]:
+    async def _connected(self, timeouts: Mapping[str, float | None]) -> tuple[Http11, Wire]:
         if self._http is not None and self._wire is not None:
             return self._http, self._wire
         connect_timeout = timeouts.get("connect")
@@ -191,7 +158,7 @@ class Connection:
         if self._closed:
             wire.close()
             raise httpcore.ConnectError("closed")
-        self._wire, self._http = wire, httpcore.AsyncHTTP11Connection(self._origin, wire)
+        self._wire, self._http = wire, Http11(wire)
         return self._http, wire
 
     def abort(self) -> None:

@@ -1,17 +1,15 @@
 """The network stream under an HTTP/1.1 connection: a trio socket that can be closed synchronously and tells what was sent.
 
-httpcore's own stream pays a cancel scope and an exception mapper per read and write, sends head and body apart, and closes only
-by awaiting, which a cancelled task skips. This one holds the request back until the answer is first read, so that head and
-body leave in one segment; opens a scope only for an operation that waits under a timeout; and counts what the parser does not.
+It holds the request back until the answer is first read, so that head and body leave in one segment, and opens a scope only for
+an operation that waits under a timeout.
 """
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpcore
 import trio
@@ -19,13 +17,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_INFORMATIONAL = 5
-"""1xx answers before the real one. No backend needs more than one or two; the parser would take them for ever."""
-
 _HELD = 1024 * 1024  # bytes of a request that are held back at the most
 _JOIN = 64 * 1024  # bytes up to which copying head and body together is cheaper than a second send
-_STATUS = len(b"HTTP/1.1 ")  # where the status begins in an answer
-_BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 class _Tcp(trio.abc.Stream):
@@ -96,12 +89,13 @@ class _Tcp(trio.abc.Stream):
         return self._sock
 
 
-class Wire(httpcore.AsyncNetworkStream):
-    """What httpcore reads from and writes to. One exchange at a time, announced by `begin`.
+class Wire:
+    """What an HTTP/1.1 parser reads from and writes to. One exchange at a time, announced by `begin`.
 
     Attributes:
         written: whether a byte of the present request may have been written.
         received: whether a byte has arrived since the present exchange began.
+        write_timeout: seconds that a write may wait; `None` for as long as it takes.
     """
 
     def __init__(self, tcp: _Tcp, tls: trio.SSLStream[_Tcp] | None) -> None:
@@ -116,30 +110,30 @@ class Wire(httpcore.AsyncNetworkStream):
         self._on_written = on_written
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
-        self._write_timeout: float | None = None
-        self._head: bytearray | None = bytearray()  # of an answer not yet known to be the real one
-        self._informational = 0
+        self.write_timeout: float | None = None
 
     @property
     def is_readable(self) -> bool:
         """Whether a read would return at once, with bytes or with the end."""
         return self._tcp.is_closed or self._tcp.is_readable()
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        """Hold the bytes back until the answer is read, or until there are many: a body may be larger than memory."""
-        if buffer:
-            self._unsent.append(buffer)
-            self._unsent_bytes += len(buffer)
-            self._write_timeout = timeout
-            if self._unsent_bytes > _HELD:
-                await self._flush()
+    def hold(self, data: bytes) -> None:
+        """Bytes that go out when the answer is first read."""
+        if data:
+            self._unsent.append(data)
+            self._unsent_bytes += len(data)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+    async def write(self, data: bytes) -> None:
+        """One part of a body that may be larger than memory: what is held goes out when it is much."""
+        self.hold(data)
+        if self._unsent_bytes > _HELD:
+            await self._flush()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - one per operation
         """The next bytes of the answer, after the request was sent; empty at the end.
 
         Raises:
-            httpcore.ReadError, httpcore.ReadTimeout, httpcore.WriteTimeout: as httpcore's own streams do.
-            httpcore.RemoteProtocolError: more 1xx answers than `MAX_INFORMATIONAL`.
+            httpcore.ReadError, httpcore.ReadTimeout, httpcore.WriteTimeout: of the operation that failed.
         """
         if self._unsent:
             await self._flush()
@@ -157,8 +151,6 @@ class Wire(httpcore.AsyncNetworkStream):
             raise httpcore.ReadError(_text(exc)) from exc
         if data:
             self.received = True
-            if self._head is not None:
-                self._look_at_head(data)
         return data
 
     async def _flush(self) -> None:
@@ -181,51 +173,15 @@ class Wire(httpcore.AsyncNetworkStream):
             pass
 
     async def _send_rest(self, rest: memoryview) -> None:
-        timeout = self._write_timeout
+        timeout = self.write_timeout
         with trio.move_on_after(inf if timeout is None else timeout) as scope:
             await (self._tls or self._tcp).send_all(rest)
         if scope.cancelled_caught:
             raise httpcore.WriteTimeout("the request was not taken in time")
 
-    def _look_at_head(self, data: bytes) -> None:
-        """Count the 1xx answers until the real one begins. What of a head is kept here the parser bounds at 100 KiB."""
-        if not self._head and len(data) > _STATUS and data[_STATUS] != ord("1"):
-            self._head = None
-            return
-        head = self._head = (self._head or bytearray()) + data
-        start = max(0, len(head) - len(data) - 2)
-        while len(head) > _STATUS:
-            if head[_STATUS] != ord("1"):
-                self._head = None
-                return
-            end = _BLANK_LINE.search(head, start)
-            if end is None:
-                return
-            self._informational += 1
-            if self._informational > MAX_INFORMATIONAL:
-                raise httpcore.RemoteProtocolError(f"more than {MAX_INFORMATIONAL} informational answers")
-            del head[: end.end()]
-            start = 0
-
     def close(self) -> None:
         """Close the socket now. No TLS goodbye: it could block, and the framing of HTTP/1.1 needs none."""
         self._tcp.close()
-
-    async def aclose(self) -> None:
-        """As `close`: httpcore closes inside a shield, where nothing may wait."""
-        self._tcp.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        """What httpcore and its users ask for: `socket`, `is_readable`, `ssl_object` (the TLS stream, with its attributes)."""
-        match info:
-            case "socket":
-                return self._tcp.socket
-            case "is_readable":
-                return self.is_readable
-            case "ssl_object":
-                return self._tls
-            case _:
-                return None
 
 
 async def open_wire(

@@ -459,3 +459,13 @@ def test_a_learned_bucket_refills_continuously() -> None:
     waits_for = ledger.earliest(Demand(), now) - now
     assert 0.0 < waits_for < 2 * unit
     assert ledger.earliest(Demand(requests=120), now) > now + 59.0
+
+
+@pytest.mark.parametrize(("answered_after", "next_at"), [(0.0, 2.03), (0.03, 2.06), (0.2, 2.03)])
+def test_a_prompt_answer_tells_when_its_request_was_counted(answered_after: float, next_at: float) -> None:
+    """The window is left a period after the latest moment at which the provider can have counted; a slow answer tells nothing."""
+    ledger = Ledger(Limits(requests={"amount": 1, "per": 2.0}, window="sliding"))
+    reservation = ledger.reserve(Demand(), 0.0)
+    ledger.counted_by(reservation, answered_after)
+    ledger.settle(reservation, None, 1.0)
+    assert ledger.earliest(Demand(), 1.0) == pytest.approx(next_at)

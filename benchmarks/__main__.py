@@ -1,0 +1,37 @@
+"""`python -m benchmarks NAME [--json] [--quick]`: measures, and ends with 1 if a goal was missed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from benchmarks.burst import burst
+from benchmarks.memory import memory
+from benchmarks.overhead import overhead
+from benchmarks.placement import placement
+from benchmarks.report import Row, as_json, shown
+from benchmarks.spread import spread
+
+BENCHMARKS: dict[str, Callable[..., list[Row]]] = {
+    "overhead": overhead,
+    "placement": placement,
+    "burst": burst,
+    "spread": spread,
+    "memory": memory,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the balancer.")
+    parser.add_argument("name", choices=BENCHMARKS, help="what to measure; overhead includes placement")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    given = parser.parse_args(arguments)
+    rows = BENCHMARKS[given.name](quick=given.quick)
+    print((as_json if given.json else shown)(given.name, rows, quick=given.quick))
+    return 0 if given.quick else int(any(row.reached is False for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
