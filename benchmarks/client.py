@@ -23,8 +23,6 @@ from benchmarks.server import ROOT
 ACCOUNTS = 4
 BODY = {"model": "m", "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 100}
 RAISED = 1000
-APART = 0.005
-"""Seconds between the starts of two callers: httpcore's pool, stormed, opens all connections it may and never recovers."""
 
 
 @attrs.frozen
@@ -48,6 +46,7 @@ class Run:
         client: `"balanced"`, `"httpx"` or `"httpx2"` with raised limits, `"httpx-default"`.
         url: the server.
         in_flight: requests at once.
+        apart: seconds between the starts of two callers; 0: all start together, as a burst does.
         warm_up, seconds: how long it runs before and while it is measured.
     """
 
@@ -56,6 +55,7 @@ class Run:
     in_flight: int
     warm_up: float
     seconds: float
+    apart: float = 0.0
 
     def measure(self) -> Speed:
         """How fast it is, in a fresh process."""
@@ -100,7 +100,7 @@ async def speed(run: Run) -> Speed:
         async with trio.open_nursery() as nursery:
             for _ in range(run.in_flight):
                 nursery.start_soon(call, client)
-                await trio.sleep(APART)
+                await trio.sleep(run.apart)
             await trio.sleep(run.warm_up)
             before, began_at, cpu_before = served, time.perf_counter(), time.process_time()
             await trio.sleep(run.seconds)

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from balancer import (
+    BalancerConfig,
     Call,
     Closed,
     DeadlineUnreachable,
@@ -18,7 +19,9 @@ from balancer import (
     RateLimited,
     Saturated,
     Unauthorized,
+    open_balancer,
 )
+from balancer.actors.dispatcher import Dispatcher
 from balancer.actors.messages import Ticket
 from balancer.core.decision import Decision
 from balancer.selection.selectors import least_in_flight
@@ -529,3 +532,31 @@ async def test_closing_refuses_who_is_on_the_way(balancing, autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(2.0)
         assert calls.ends["late"] == "a" if granted else isinstance(calls.ends["late"], Closed)
+
+
+async def test_the_next_look_is_as_of_the_decision(monkeypatch):
+    """What becomes possible between the decision and the look is waited for until then, not until a bell that never rings."""
+    seen = []
+    decide, next_look = Dispatcher._decide, Dispatcher._next_look
+
+    def decided(self, ticket, now):
+        seen.append(now)
+        return decide(self, ticket, now)
+
+    def looked(self, now):
+        assert now <= seen[-1]
+        seen.append(now)
+        return next_look(self, now)
+
+    monkeypatch.setattr(Dispatcher, "_decide", decided)
+    monkeypatch.setattr(Dispatcher, "_next_look", looked)
+    limits = {"requests": {"amount": 1, "per": 0.02}, "window": "sliding"}
+    config = BalancerConfig(accounts=[{"name": "a", "provider": "http", "base_url": "http://a.test", "limits": limits}])
+
+    async def attempt(_lease):
+        return None
+
+    async with open_balancer(config) as balancer, trio.open_nursery() as nursery:  # on the real clock, which moves in a step
+        for _ in range(3):
+            nursery.start_soon(balancer.run, Call(), attempt)
+    assert len(seen) > 3  # some have waited
