@@ -185,15 +185,6 @@ class Ledger:
                 fits_at = max(fits_at, line.counter.earliest(amount, now))
         return fits_at
 
-    def blocking(self, demand: Demand, now: float) -> str:
-        """The dimension that blocks the demand longest; empty if none does."""
-        dimension, latest = "", now
-        for line in self._lines:
-            amount = getattr(demand, line.dimension)
-            if amount and (fits_at := line.counter.earliest(amount, now)) > latest:
-                dimension, latest = line.dimension, fits_at
-        return dimension
-
     def reserve(self, demand: Demand, now: float) -> Reservation:
         """Charge every rate; the caller has found `earliest()` at or before `now`."""
         bookings: list[Booking] = []
@@ -283,10 +274,6 @@ class Ledger:
     def views(self, now: float) -> tuple[DimensionSnapshot, ...]:
         """Every rate at this moment."""
         return tuple([line.view(now) for line in self._lines])
-
-    def next_change(self, now: float) -> float:
-        """When time alone next changes the views beyond what they compute; `inf` if it does not."""
-        return min((line.counter.level(now)[2] for line in self._lines), default=math.inf)
 
     def _succeed(self, before: Line | None, line: Line, now: float) -> Line:
         """The line that counts on for `before` under new settings: the same one where it can be resized."""
