@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import attrs
 import httpx
@@ -34,6 +34,9 @@ from balancer.routing.table import TableRouter
 from balancer.selection import make_selector
 from balancer.transports.link import AccountLink, check_addresses
 from balancer.transports.seams import Seam, httpx2_transport, httpx_transport
+
+if TYPE_CHECKING:
+    import httpx2
 
 T = TypeVar("T")
 
@@ -153,7 +156,7 @@ class BalancerNursery:
     def transport(self, library: Literal["httpx"] = "httpx", mount: str = "/v1") -> httpx.AsyncBaseTransport: ...
 
     @overload
-    def transport(self, library: Literal["httpx2"], mount: str = "/v1") -> Any: ...
+    def transport(self, library: Literal["httpx2"], mount: str = "/v1") -> httpx2.AsyncBaseTransport: ...
 
     def transport(self, library: str = "httpx", mount: str = "/v1") -> Any:
         """A transport for a client of `library`: each of its requests is placed on one of the accounts.
@@ -191,7 +194,7 @@ class BalancerNursery:
         )
         return Statistics(MappingProxyType(accounts), self._dispatcher.waiting, self._in_flight(), totals)
 
-    async def reconfigure(self, config: BalancerConfig | Mapping[str, Any] | str) -> None:
+    async def reconfigure(self, config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) -> None:
         """Use another configuration from now on. What is in flight, learned, charged and ejected stays as it is.
 
         Attempts on an account that is no longer there end as they would have. Raises `ConfigError` and changes nothing.
@@ -288,7 +291,7 @@ class BalancerNursery:
 
 
 @asynccontextmanager
-async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> AsyncGenerator[BalancerNursery]:
+async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) -> AsyncGenerator[BalancerNursery]:
     """Start a balancer for the length of a block.
 
     A normal exit drains: new calls and calls that wait get `Closed`, those that run get `drain_timeout` seconds, then they are
@@ -320,7 +323,7 @@ async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str) -> Asy
         raise raised
 
 
-def _ready(config: BalancerConfig | Mapping[str, Any] | str) -> BalancerConfig:
+def _ready(config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) -> BalancerConfig:
     ready = resolve_keys(BalancerConfig.of(config), os.environ)
     faults = [
         Fault(
