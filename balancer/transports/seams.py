@@ -188,8 +188,8 @@ async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | OneS
     return b"".join(parts), True
 
 
-def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
-    """The transport and the response stream of one library."""
+def _transport_of(library: ModuleType) -> type[Any]:
+    """The transport of one library, with the response stream it needs."""
     kinds = {"protocol": library.RemoteProtocolError, "timeout": library.ReadTimeout, "closed": library.ReadError}
 
     class BalancedStream(library.AsyncByteStream):  # type: ignore[name-defined, misc]
@@ -235,10 +235,10 @@ def _classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
         async def aclose(self) -> None:
             """A client that is closed leaves the balancer open."""
 
-    return BalancedTransport, BalancedStream
+    return BalancedTransport
 
 
-_HTTPX_TRANSPORT, _ = _classes(httpx)
+_HTTPX_TRANSPORT = _transport_of(httpx)
 
 
 def httpx_transport(seam: Seam) -> httpx.AsyncBaseTransport:
@@ -250,5 +250,4 @@ def httpx2_transport(seam: Seam) -> httpx2.AsyncBaseTransport:
     """A transport for httpx2 clients. Raises `ImportError` where httpx2 is not installed."""
     import httpx2
 
-    transport, _ = _classes(httpx2)
-    return transport(seam)
+    return _transport_of(httpx2)(seam)
