@@ -15,6 +15,8 @@ from balancer.core.call import DIMENSIONS, Demand
 from balancer.core.cooldown import MAX_TRANSIENT, Cooldowns, Pause, spread
 from balancer.core.health import Health, HealthSettings, HealthState
 from balancer.core.ledger import Ledger, Reservation
+from balancer.core.limits import Counting, Presets
+from balancer.core.line import Line
 from balancer.core.load import Load
 from balancer.core.outcome import (
     Billing,
@@ -40,7 +42,7 @@ from balancer.core.snapshot import AccountSnapshot, pause_covers
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 COLD_LIMIT = 5
 """Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
@@ -72,12 +74,18 @@ class AccountState:
         health_settings: when to eject.
         dialects: what the provider speaks.
         shows_limits: whether the provider is known to have limits and to show them in its answers.
+        presets: how the provider counts.
+        shared: the lines of the limits that it shares with other accounts.
+        anchor: some trio time and the epoch seconds at it, for days and months.
     """
 
     account: Account
     health_settings: HealthSettings
     dialects: frozenset[str] = frozenset()
     shows_limits: bool = False
+    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    shared: Sequence[Line] = ()
+    anchor: tuple[float, float] = (0.0, 0.0)
     ledger: Ledger = attrs.field(init=False)
     health: HealthState = attrs.field(init=False)
     cooldowns: Cooldowns = attrs.field(factory=Cooldowns, init=False)
@@ -91,35 +99,44 @@ class AccountState:
     _backed_off_at: float = attrs.field(default=-math.inf, init=False)
     _backoff_until: float = attrs.field(default=-math.inf, init=False)
     _snapshot: AccountSnapshot | None = attrs.field(default=None, init=False)
+    _shared_stamp: tuple[object, ...] = attrs.field(default=(), init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.ledger = Ledger(self.account.limits)
+        self.ledger = Ledger(
+            self.account.limits, self.presets, shared=self.shared, anchor=self.anchor, mirrored=self.shows_limits
+        )
         self.health = HealthState(self.health_settings)
 
     def snapshot(self, now: float) -> AccountSnapshot:
         """The current view; the same object while nothing has changed."""
         snapshot = self._snapshot
-        if snapshot is None or snapshot.valid_until <= now:
+        if snapshot is None or snapshot.valid_until <= now or (self.shared and self._stamp() != self._shared_stamp):
+            if self.shared:
+                self._shared_stamp = self._stamp()
             snapshot = self._snapshot = self._view(now)
         return snapshot
 
-    def admit(self, model: str | None, demand: Demand, now: float, *, cold: bool) -> Admission | None:
-        """Reserve for one attempt, or `None` if the account cannot take it now."""
-        if self.snapshot(now).passed_over(model, demand, now, cold=cold):
-            return None
-        if self.ledger.earliest(demand, now) > now:
+    def _stamp(self) -> tuple[object, ...]:
+        """Changes whenever another account changes what both share."""
+        return tuple([line.stamp for line in self.shared])
+
+    def admit(self, model: str | None, demand: Demand, now: float) -> Admission | None:
+        """Reserve for one attempt, or `None` if the quota does not admit it now. That nothing else forbids it the caller has read
+        from a snapshot that holds."""
+        if not self.ledger.admits(demand, now, model):
             return None
         probe = self.health.begin(now)
-        reservation = self.ledger.reserve(demand, now)
+        reservation = self.ledger.reserve(demand, now, model)
         self.in_flight += 1
         self._snapshot = None
         return Admission(reservation, model, probe, now)
 
-    def earliest(self, model: str | None, demand: Demand, now: float) -> float:
-        """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited."""
+    def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
+        """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited. With `after`, as if
+        an attempt with that demand had been placed here now, before it."""
         if self.account.model_name(model) is None and model is not None:
             return math.inf
-        at = max(now, self.ledger.earliest(demand, now))
+        at = max(now, self.ledger.earliest(demand, now, model, after))
         if self.health.state is Health.EJECTED:
             at = max(at, self.health.ejected_until)
         for pause in self.cooldowns.pauses():
@@ -132,11 +149,14 @@ class AccountState:
         self.ledger.restamp(admission.reservation, now)
         self._snapshot = None
 
-    def observe(self, admission: Admission, limits: tuple[LimitSeen, ...], now: float) -> bool:
-        """An answer has begun and shows these limits, or shows that there are none; returns whether it is the first one."""
+    def observe(
+        self, admission: Admission, limits: tuple[LimitSeen, ...], now: float, refused_for: float | None = None
+    ) -> bool:
+        """An answer has begun and shows these limits, or shows that there are none; returns whether it is the first one. `refused_for`:
+        seconds, if it is a refusal that says so."""
         first = not self._answered
         if limits:
-            self.ledger.observe(limits, now, admission.reservation)
+            self.ledger.observe(limits, now, admission.reservation, refused_for)
         elif not (first or self.ledger.enforced()):
             return False
         self.ledger.counted_by(admission.reservation, now)
@@ -163,6 +183,7 @@ class AccountState:
             case Served():
                 self.served += 1
                 self._backoffs = 0
+                self.ledger.served(admission.reservation, now)
                 self.health.succeeded(now, probe=admission.probe)
                 self.load.sample(latency, now)
             case Faulted() | TimedOut() | Truncated():
@@ -173,11 +194,13 @@ class AccountState:
             case _:
                 self.refused += 1
                 self.health.withdrawn(probe=admission.probe)
-                self._cool(outcome, admission, now, rng)
-        # Last, since a usage comes from outside: whatever it does to the ledger, the probe's place has been given back.
+        # Not before, since a usage comes from outside: whatever it does to the ledger, the probe's place has been given back.
         self._end_reservation(admission.reservation, evidence, now)
         if evidence.limits or isinstance(outcome, _ANSWERS):
-            self.observe(admission, evidence.limits, now)
+            until = outcome.until if isinstance(outcome, RateLimited) else None
+            self.observe(admission, evidence.limits, now, None if until is None else until - now)
+        if isinstance(outcome, Refusal):
+            self._cool(outcome, admission, now, rng)
 
     def restore(self, admissions: Collection[Admission], now: float) -> None:
         """After a failure of ours: these attempts are out and no other. A reservation that lost its end counts as estimated."""
@@ -197,7 +220,7 @@ class AccountState:
             case Faulted(sent=False) | TimedOut(sent=False) | Withdrawn(sent=False):
                 self.ledger.refund(reservation, now)
             case outcome if isinstance(outcome, Refusal):
-                self.ledger.refund(reservation, now)
+                self.ledger.refuse(reservation, now)
             case _:
                 self.ledger.settle(reservation, evidence.usage, now)
 
@@ -208,9 +231,15 @@ class AccountState:
                 # Refused over what it was not even estimated to take: then estimates cannot tell which calls may pass.
                 if dimension not in DIMENSIONS or not getattr(admission.reservation.demand, dimension):
                     dimension = None
-                add(Pause(self._start(until, admission, now, rng), "rate limited", model, dimension))
+                reservation = admission.reservation
+                held_back = self.ledger.refused(reservation, dimension, until, now)
+                # Whatever the ledger makes of it: what was refused must not be asked again at the same instant.
+                held_back = held_back and self.ledger.earliest(reservation.demand, now, model) > now
+                if not held_back or (until is not None and until > now):
+                    add(Pause(self._start(until, admission, now, rng), "rate limited", model, dimension))
             case QuotaExhausted(until=None):
-                add(Pause(now + QUOTA_RECHECK, "quota exhausted", model))
+                ends_at = self.ledger.day_ends_at(now)
+                add(Pause(now + QUOTA_RECHECK if ends_at is None else ends_at, "quota exhausted", model))
             case QuotaExhausted(until=until):
                 add(Pause(self._start(until, admission, now, rng), "quota exhausted", model))
             case Overloaded(until=until):
@@ -243,14 +272,15 @@ class AccountState:
             self._backed_off_at, self._backoff_until = now, now + rng.uniform(0.0, longest)
         return self._backoff_until
 
-    def change(self, account: Account, health_settings: HealthSettings, now: float) -> None:
+    def change(self, account: Account, health_settings: HealthSettings, now: float, shared: Sequence[Line] = ()) -> None:
         """New settings; what was learned and what is in flight is kept, pauses that waited for an operator are lifted."""
         self.cooldowns.reopen()
         if account.key != self.account.key or account.base_url != self.account.base_url:
             self.cooldowns.clear()
         self.account = account
         self.health_settings = self.health.settings = health_settings
-        self.ledger.replace(account.limits, now)
+        self.shared = shared
+        self.ledger.replace(account.limits, now, shared=shared)
         self._snapshot = None
 
     def _view(self, now: float) -> AccountSnapshot:

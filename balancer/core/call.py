@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens")
+DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens", "images")
 """What a quota counts per period. `tokens` is input and output together."""
 
 MOST = 10**15
@@ -24,15 +24,26 @@ class Demand:
         input_tokens: tokens of the prompt, >= 0.
         output_tokens: tokens of the answer, >= 0.
         requests: requests counted, >= 0; one attempt is one request.
+        images: images made, >= 0.
+        max_output_tokens: tokens that the answer may have at most, >= 0, which is what some providers count; `None`: as many as
+            `output_tokens`.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     requests: int = 1
+    images: int = 0
+    max_output_tokens: int | None = None
 
     def __attrs_post_init__(self) -> None:
         try:
-            if 0 <= self.input_tokens <= MOST and 0 <= self.output_tokens <= MOST and 0 <= self.requests <= MOST:
+            if (
+                0 <= self.input_tokens <= MOST
+                and 0 <= self.output_tokens <= MOST
+                and 0 <= self.requests <= MOST
+                and 0 <= self.images <= MOST
+                and (self.max_output_tokens is None or 0 <= self.max_output_tokens <= MOST)
+            ):
                 return
         except TypeError:
             pass
@@ -43,22 +54,51 @@ class Demand:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
+    @property
+    def output_bound(self) -> int:
+        """Tokens that the answer may have at most."""
+        return self.output_tokens if self.max_output_tokens is None else self.max_output_tokens
+
+    @property
+    def bound(self) -> int:
+        """Input and the bound of the output together."""
+        return self.input_tokens + self.output_bound
+
+
+@attrs.frozen
+class Size:
+    """How large a request is, as read from its body: what estimates of its tokens are made from.
+
+    Args:
+        characters: bytes of its texts, >= 0.
+        fixed_tokens: tokens that do not depend on their length (media, what wraps a message), >= 0.
+        max_output_tokens: the request's own bound of its answer; `None` if it has none.
+        images: images asked for, >= 0.
+    """
+
+    characters: int
+    fixed_tokens: int = 0
+    max_output_tokens: int | None = None
+    images: int = 0
+
 
 @attrs.frozen
 class Usage:
     """What an attempt really took, as its answer reported it; corrects the reservation.
 
     Args:
-        input_tokens: tokens of the prompt that count against the quota, >= 0, cached ones as the provider counts them.
+        input_tokens: tokens of the prompt, >= 0, those read from a cache among them.
         output_tokens: tokens of the answer, >= 0.
         requests: requests counted, >= 0.
-        cached_tokens: tokens of the prompt that were read from a cache, >= 0; for the record.
+        cached_tokens: tokens of the prompt that were read from a cache, >= 0; some providers do not count them.
+        images: images made, >= 0.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     requests: int = 1
     cached_tokens: int = 0
+    images: int = 0
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -67,6 +107,7 @@ class Usage:
                 and 0 <= self.output_tokens <= MOST
                 and 0 <= self.requests <= MOST
                 and 0 <= self.cached_tokens <= MOST
+                and 0 <= self.images <= MOST
             ):
                 return
         except TypeError:
@@ -114,5 +155,7 @@ class Call:
             raise TypeError("the model of a Call is a text or None")
         if not isinstance(self.demand, Demand):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("the demand of a Call is a Demand")
+        if not isinstance(self.tenant, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("the tenant of a Call is a text")
         if not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("the priority of a Call is a whole number")

@@ -24,6 +24,9 @@ one of them, so each is followed through all samples on its own."""
 NOISE = 0.02
 """Relative error of any reset: it is read and written at different moments."""
 
+UNIT_NOISE = 0.1
+"""Relative error of a unit's time: the difference of three resets."""
+
 FAR = 1.5
 """Bounds of a period that are further apart than this ratio say little about what lies between."""
 
@@ -44,6 +47,10 @@ class Learning:
     """What is known of one limit's period."""
 
     limit: float = 0.0
+    known_period: float = 0.0
+    """As the headers' names say it; 0 where they do not."""
+    burst: float = math.inf
+    """Units that may go at once, where that is less than the limit."""
     samples: int = 0
     continuous: bool = True
     _spans: list[tuple[float, float]] = attrs.field(init=False, factory=lambda: [(0.0, math.inf)] * len(WHOLE_SECONDS))
@@ -52,6 +59,8 @@ class Learning:
     _if_continuous: float = attrs.field(init=False, default=0.0)
     _if_continuous_at_most: float = attrs.field(init=False, default=math.inf)
     _longest_reset: float = attrs.field(init=False, default=0.0)
+    _unit: float = attrs.field(init=False, default=0.0)
+    """Seconds per unit, where a small burst has shown it."""
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
     def see(self, used: float, rounding: float, reset_after: float, oldest_for: float) -> None:
@@ -83,14 +92,42 @@ class Learning:
         longest = (reset_after + more + noise) * self.limit / least_used if least_used > 0 else math.inf
         return max(span[0], shortest), min(span[1], longest)
 
+    def refused(self, amount: float, wait: float, reset_after: float) -> bool:
+        """A request was refused for which there seemed to be room; returns whether a small burst explains it.
+
+        An empty bucket of burst b is full after b T and has room for an amount q after q T; at every moment the two waits differ by
+        (b - q) T. The longest reset was that of an empty bucket, so it exceeds this difference by q T.
+
+        Args:
+            amount: q, what was refused.
+            wait: seconds after which it would not be.
+            reset_after: seconds until the bucket is full.
+        """
+        longest = max(self._longest_reset, reset_after)
+        unit = (longest - (reset_after - wait)) / amount
+        if not (unit > 0.0 and FAR * longest / unit < self.limit):
+            return False
+        self._unit, self.burst = unit, max(amount, round(longest / unit))
+        return True
+
+    def shown(self, remaining: float) -> None:
+        """An answer shows so much left: more than a small burst could have refutes it."""
+        if remaining > self.burst:
+            self._unit, self.burst = 0.0, math.inf
+
     @property
     def refills(self) -> bool:
         """Whether it is surely continuous: a reset was shown that is longer than any window could be."""
-        return self.continuous and self._longest_reset > FAR * self._window_at_most
+        return bool(self._unit) or (self.continuous and self._longest_reset > FAR * self._window_at_most)
 
     @property
     def period(self) -> float:
         """Seconds; 0 while nothing is known."""
+        if self.known_period:
+            return self.known_period
+        if self._unit:
+            period = self.limit * self._unit
+            return min(nice(period * (1 - UNIT_NOISE), period * (1 + UNIT_NOISE)), LONGEST)
         if not self._longest_reset:
             return 0.0
         if self.continuous:

@@ -1,23 +1,27 @@
 """One account's ledger: every rate that limits it, what is reserved and charged of each, and the mirror of the provider's count.
 
-A demand goes when every rate admits it. It is reserved before it is sent and ends once: settled with what it really took
-(more than reserved is debt, never forgiven), or refunded if the provider never counted it. What responses show of a limit
-lowers its rate at once and never raises it; a limit that nobody configured becomes a learned rate beside the others.
+A demand goes when every rate of its model admits it. It is reserved before it is sent and ends once: settled with what it really
+took (more than reserved is debt, never forgiven), or refunded if the provider never counted it. What responses show of a limit
+is mirrored; a limit that nobody configured becomes a learned rate beside the others, from headers or else from refusals.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
 
+from balancer.core.calendar import APART, load_zone, next_start
 from balancer.core.call import DIMENSIONS, Demand, Usage
+from balancer.core.cubic import CubicBucket
 from balancer.core.learning import LONGEST, Learning
+from balancer.core.limits import Limits, Presets
+from balancer.core.line import DimensionSnapshot, Line, Sent, configured
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import Bucket, Counter, SlidingWindow, in_use, room
-from balancer.core.settings import Limits, Rate
+from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
 
 REMEMBERED = 256
 """Ended reservations to seed a rate with that appears later, and entries of a learned rate to bring back."""
@@ -25,174 +29,176 @@ REMEMBERED = 256
 MOST_LEARNED = 16
 """Learned rates per account: names in headers are the provider's to choose, memory is ours."""
 
-MOST_AMOUNT = 1e15
+MOST_MODELS = 256
+"""Models whose lines are remembered: their names are the callers' to choose."""
 
-PROMPT = 0.1
-PROMPT_RATIO = 0.02
-"""An answer within so many seconds, and so much of a rate's period, tells nearly when its request was counted; to wait as much
-longer for the next costs at most that share of the rate."""
+MOST_AMOUNT = 1e15
 
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
 
+SURPRISES = 4
+"""Refusals within one period of a rate after which it is not believed alone."""
 
-@attrs.frozen
-class DimensionSnapshot:
-    """One rate at one moment; amounts are computed from instants when they are asked for.
+REFUSALS = "refusals"
+"""The name of a rate that is learned from refusals alone."""
 
-    Attributes:
-        dimension: what it counts, one of `DIMENSIONS`.
-        name: tells several rates of one dimension apart.
-        period: seconds.
-        limit: units per period.
-        burst: units that may go at once; the largest demand that ever fits.
-        learned: whether it was learned from headers, not configured.
-        reserved: units under reservations that have not ended.
-        held: units in use at most.
-        full_at: trio time at which refill alone has freed everything; `inf` where charges leave one by one.
-        valid_until: trio time from which a new snapshot shows more room than this one computes.
-    """
+CALMED = 0.99
+"""What a served answer leaves of a margin."""
 
-    dimension: str
-    name: str
-    period: float
-    limit: float
-    burst: float
-    learned: bool
-    reserved: float
-    held: float
-    full_at: float
-    valid_until: float
-
-    def used(self, now: float) -> float:
-        """Units in use: reserved, charged, in debt."""
-        return in_use(self.held, self.full_at, self.limit / self.period, now)
-
-    def room(self, now: float) -> float:
-        """Units that fit at once; negative in debt."""
-        return self.burst - self.used(now)
+WARNED = 0.75
+"""Of a margin that a refusal has widened, what it never narrows below again."""
 
 
-@attrs.define(eq=False)
-class Line:
-    """One rate of the ledger."""
-
-    dimension: str
-    name: str
-    counter: Counter
-    learned: bool = False
-    reserved: float = 0.0
-
-    def book(self, amount: float, now: float) -> Booking:
-        """Charge what a reservation demands of this rate."""
-        counter = self.counter
-        mark = counter.charge(amount, now) if amount else None
-        return Booking(self, amount, mark, counter.lows.pushed)
-
-    def correct(self, booking: Booking, amount: float, now: float) -> None:
-        """Charge `amount` in the place of what was booked."""
-        if amount > booking.amount:
-            self.counter.charge(amount - booking.amount, now)
-        elif amount < booking.amount:
-            self.counter.take_back(booking.mark, booking.amount - amount)
-
-    def lower(self, remaining: float, rounding: float, reservation: Reservation, now: float) -> None:
-        """Charge now what somebody else must have taken, if the provider's `remaining` can be explained in no other way.
-
-        The provider counted at some moment since the request was reserved, so the least room of that time explains it.
-        """
-        least = room(self.counter, now)
-        for booking in reservation.bookings:
-            if booking.line is self:
-                uncounted = booking.amount if reservation.refunded else 0.0
-                least = min(least, self.counter.lows.after(booking.number - 1) + uncounted)
-        if least - remaining > max(rounding, self.counter.grain):
-            self.counter.charge(least - remaining, now)
-
-    def view(self, now: float) -> DimensionSnapshot:
-        """This rate at this moment."""
-        counter = self.counter
-        held, full_at, valid_until = counter.level(now)
-        return DimensionSnapshot(
-            self.dimension,
-            self.name,
-            counter.period,
-            counter.limit,
-            counter.burst,
-            self.learned,
-            self.reserved,
-            held,
-            full_at,
-            valid_until,
-        )
-
-
-@attrs.define(eq=False)
-class Booking:
-    """What one reservation has taken of one rate: the amount, the counter's mark of it, its number among the charges."""
-
-    line: Line
-    amount: float
-    mark: Any
-    number: int
-
-
-@attrs.define(eq=False)
 class Reservation:
     """A demand booked in the ledger; it ends once, settled or refunded.
 
     Attributes:
         demand: what was reserved.
+        model: for which model.
         at: trio time from which it counts.
         ended: whether it has been settled or refunded.
         refunded: whether the provider did not count it.
         usage: what it really took, once settled and if known.
-        bookings: the ledger's own.
+        lines, amounts, marks: the ledger's own: what was booked where.
     """
 
-    demand: Demand
-    at: float
-    bookings: list[Booking]
-    ended: bool = False
-    refunded: bool = False
-    usage: Usage | None = None
+    __slots__ = ("amounts", "at", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
+
+    def __init__(self, demand: Demand, model: str | None, at: float, lines: Sequence[Line]) -> None:
+        self.demand = demand
+        self.model = model
+        self.at = at
+        self.lines = lines
+        self.amounts: list[float] = []
+        self.marks: list[Any] = []
+        self.ended = False
+        self.refunded = False
+        self.usage: Usage | None = None
+
+    def sent(self, line: Line) -> Sent:
+        """What `line` knows of it."""
+        for place, booked in enumerate(self.lines):
+            if booked is line:
+                return Sent(self.amounts[place], self.marks[place], self.at, self.refunded)
+        return Sent(0.0, None, self.at, self.refunded)
+
+
+@attrs.define(eq=False)
+class _Learned:
+    """A limit that answers showed, for the models that showed it, and its line once its period is known."""
+
+    learning: Learning
+    models: set[str | None] = attrs.field(factory=set[str | None])
+    line: Line | None = None
 
 
 @attrs.define(eq=False, init=False)
 class Ledger:
-    """The state of one account's quota."""
+    """The state of one account's quota.
+
+    Args:
+        limits: what is configured.
+        presets: how the provider counts.
+        shared: the lines of the limits that it shares with other accounts.
+        anchor: some trio time and the epoch seconds at it, for rates of the calendar.
+        mirrored: whether answers are expected to show rates.
+    """
 
     _lines: tuple[Line, ...]
-    _learning: dict[tuple[str, str], Learning]
+    _own: tuple[Line, ...]
+    _shared: tuple[Line, ...]
+    _by_model: dict[str | None, tuple[Line, ...]] | None
+    """The lines of each model; `None` while all have the same."""
+    _learned: dict[tuple[str, str], list[_Learned]]
+    _paces: tuple[Line, ...]
     _open: dict[Reservation, None]
     _recent: deque[Reservation]
+    _presets: Presets
+    _anchor: tuple[float, float]
+    _mirrored: bool
+    _narrowing: bool
+    """Whether a margin may still narrow."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._lines = tuple(_line(limits, dimension, rate) for dimension, rate in limits.rates())
-        self._learning = {}
+    def __init__(
+        self,
+        limits: Limits,
+        presets: Presets | None = None,
+        *,
+        shared: Sequence[Line] = (),
+        anchor: tuple[float, float] = (0.0, 0.0),
+        mirrored: bool = True,
+    ) -> None:
+        self._anchor, self._mirrored, self._narrowing = anchor, mirrored, True
+        self._presets = presets or {}
+        self._own = tuple(lines_of(limits, self._presets, anchor))
+        self._shared = tuple(shared)
+        self._learned, self._paces = {}, ()
         self._open = {}
         self._recent = deque(maxlen=REMEMBERED)
+        self._arrange()
+
+    # -- asking -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Every rate."""
+        return self._lines
+
+    @property
+    def shared(self) -> tuple[Line, ...]:
+        """The lines that other accounts charge too."""
+        return self._shared
 
     def enforced(self) -> bool:
         """Whether any rate exists."""
         return bool(self._lines)
 
-    def earliest(self, demand: Demand, now: float) -> float:
-        """Trio time from which every rate admits the demand: `now` if at once, `inf` if it never fits."""
+    def admits(self, demand: Demand, now: float, model: str | None = None) -> bool:
+        """Whether every rate of the model admits the demand now."""
+        for line in self._lines_for(model):
+            if (amount := line.demanded(demand)) and not line.admits(amount, now):
+                return False
+        return True
+
+    def earliest(self, demand: Demand, now: float, model: str | None = None, after: Demand | None = None) -> float:
+        """Trio time from which every rate of the model admits the demand: `now` if at once, or once attempts in flight have ended;
+        `inf` if it never fits. With `after`, as if that demand were reserved now, before it."""
         fits_at = now
-        for line in self._lines:
-            if amount := getattr(demand, line.dimension):
-                fits_at = max(fits_at, line.counter.earliest(amount, now))
+        for line in self._lines_for(model):
+            if amount := line.demanded(demand):
+                at = line.earliest(amount, now, 0.0 if after is None else line.demanded(after))
+                fits_at = max(fits_at, at)
         return fits_at
 
-    def reserve(self, demand: Demand, now: float) -> Reservation:
-        """Charge every rate; the caller has found `earliest()` at or before `now`."""
-        bookings: list[Booking] = []
-        for line in self._lines:
-            booking = line.book(getattr(demand, line.dimension), now)
-            line.reserved += booking.amount
-            bookings.append(booking)
-        reservation = Reservation(demand, now, bookings)
+    def day_ends_at(self, now: float) -> float | None:
+        """Trio time at which the provider's day ends; `None` if nothing says in which zone it lives."""
+        told = [line.terms.zone for line in self._own if line.terms is not None and line.terms.window == "calendar"]
+        told += [counting.zone for counting in self._presets.values() if counting.window == "calendar" and counting.zone]
+        if not told:
+            return None
+        began_at, epoch = self._anchor
+        return now + next_start(epoch + (now - began_at), "day", load_zone(told[0])) - (epoch + (now - began_at)) + APART
+
+    def outstanding(self) -> tuple[Reservation, ...]:
+        """The reservations that have not ended."""
+        return tuple(self._open)
+
+    def views(self, now: float) -> tuple[DimensionSnapshot, ...]:
+        """Every rate at this moment."""
+        return tuple([line.view(now) for line in self._lines])
+
+    # -- booking ----------------------------------------------------------------------------------------------------------
+
+    def reserve(self, demand: Demand, now: float, model: str | None = None) -> Reservation:
+        """Charge every rate of the model; the caller has found that they admit it."""
+        lines = self._lines_for(model)
+        reservation = Reservation(demand, model, now, lines)
+        amounts, marks = reservation.amounts, reservation.marks
+        for line in lines:
+            amount = line.demanded(demand)
+            amounts.append(amount)
+            marks.append(line.book(amount, now) if amount else None)
         self._open[reservation] = None
         return reservation
 
@@ -201,148 +207,293 @@ class Ledger:
         if reservation.ended or reservation.at == now:
             return
         reservation.at = now
-        for booking in reservation.bookings:
-            if booking.amount:
-                counter = booking.line.counter
-                counter.take_back(booking.mark, booking.amount)
-                booking.mark = counter.charge(booking.amount, now)
-                booking.number = counter.lows.pushed
+        marks = reservation.marks
+        for place, (line, amount) in enumerate(zip(reservation.lines, reservation.amounts, strict=True)):
+            marks[place] = line.rebook(amount, marks[place], now)
 
     def counted_by(self, reservation: Reservation, now: float) -> None:
-        """The answer has begun, so the provider has counted the request between its first byte out and now. Where that is a
-        moment, count it from now: a window that is left too early is refused whole. Where it is long, the margin has to do."""
+        """The answer has begun, so the provider has counted the request between its first byte out and now."""
         if reservation.ended:
             return
-        for booking in reservation.bookings:
-            counter = booking.line.counter
-            if booking.amount and now - reservation.at <= min(PROMPT, PROMPT_RATIO * counter.period):
-                counter.take_back(booking.mark, booking.amount)
-                booking.mark = counter.charge(booking.amount, now)
+        marks, at = reservation.marks, reservation.at
+        for place, (line, amount) in enumerate(zip(reservation.lines, reservation.amounts, strict=True)):
+            marks[place] = line.answered(amount, marks[place], at, now)
 
     def settle(self, reservation: Reservation, usage: Usage | None, now: float) -> None:
         """End a reservation that was sent, with what it really took; `None`: as estimated. Further ends change nothing."""
         if reservation.ended:
             return
         reservation.ended, reservation.usage = True, usage
-        self._open.pop(reservation, None)
+        del self._open[reservation]
         self._recent.append(reservation)
-        for booking in reservation.bookings:
-            line = booking.line
-            line.reserved -= booking.amount
-            if usage is not None and (amount := max(0, getattr(usage, line.dimension))) != booking.amount:
-                line.correct(booking, amount, now)
+        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            line.end(amount, mark, usage, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
-        """End a reservation that the provider never counted. Further ends change nothing."""
+        """End a reservation that never reached the provider. Further ends change nothing."""
+        if self._ends_refunded(reservation):
+            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+                line.undo(amount, mark)
+
+    def refuse(self, reservation: Reservation, now: float) -> None:
+        """End a reservation that the provider refused: what it counts all the same stays charged. Further ends change nothing."""
+        if self._ends_refunded(reservation):
+            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+                if line.failed_charged or line in self._paces:  # a pace is of what is sent
+                    line.end(amount, mark, None, now)
+                else:
+                    line.undo(amount, mark)
+
+    def _ends_refunded(self, reservation: Reservation) -> bool:
         if reservation.ended:
-            return
+            return False
         reservation.ended = reservation.refunded = True
-        self._open.pop(reservation, None)
-        for booking in reservation.bookings:
-            booking.line.reserved -= booking.amount
-            booking.line.correct(booking, 0.0, now)
+        del self._open[reservation]
+        return True
 
-    def outstanding(self) -> tuple[Reservation, ...]:
-        """The reservations that have not ended."""
-        return tuple(self._open)
+    # -- learning ---------------------------------------------------------------------------------------------------------
 
-    def observe(self, seen: tuple[LimitSeen, ...], now: float, reservation: Reservation) -> None:
-        """Take in what the response to `reservation` showed: lowers rates, learns those that nobody configured.
+    def observe(
+        self, seen: tuple[LimitSeen, ...], now: float, reservation: Reservation, refused_for: float | None = None
+    ) -> None:
+        """Take in what the response to `reservation` showed: mirrors its rates, learns those that nobody configured.
 
-        A refused reservation is refunded first: the provider's count does not hold it.
+        A refused reservation is ended first: the provider's count does not hold it. `refused_for`: seconds, where it says so.
         """
         for limit_seen in seen:
-            line = self._configured(limit_seen) or self._learned(limit_seen, now)
+            line = self._configured(limit_seen, reservation.model)
+            if line is None:
+                line = self._taught(limit_seen, reservation, now, refused_for)
             remaining = limit_seen.remaining
             if line is not None and remaining is not None and 0 <= remaining <= line.counter.limit:
-                line.lower(remaining, limit_seen.rounding, reservation, now)
+                line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now)
 
-    def replace(self, limits: Limits, now: float) -> None:
+    def served(self, reservation: Reservation, now: float) -> None:
+        """The provider let `reservation` through: margins narrow, paces rise."""
+        for line in self._paces:
+            if (mark := reservation.sent(line).mark) is not None:
+                pace_of(line).passed(mark, now)
+        if self._narrowing:
+            self._narrowing = False
+            for line in self._lines:
+                counter = line.counter
+                if counter.margin > line.least_margin:
+                    counter.margin = max(line.least_margin, counter.margin * CALMED)
+                    self._narrowing = True
+
+    def refused(
+        self,
+        reservation: Reservation,
+        dimension: str | None,
+        until: float | None,
+        now: float,
+    ) -> bool:
+        """The provider refused `reservation`, which has ended, over a rate.
+
+        A known rate that has just been waited for is from now on kept farther away from its boundary; one that is named and seems to
+        have room has none. Where no rate explains the refusal, or one is wrong time and again, a pace is learned.
+
+        Args:
+            reservation: what was refused.
+            dimension: the rate's dimension; `None` if the refusal does not say.
+            until: trio time at which to try again; `None` if the refusal does not say.
+            now: trio time.
+
+        Returns:
+            Whether the ledger holds later attempts back.
+        """
+        lines = [
+            line
+            for line in self._lines_for(reservation.model)
+            if line.demanded(reservation.demand) and dimension in (None, line.dimension) and line not in self._paces
+        ]
+        at_boundary = [line for line in lines if room(line.counter, now) < 2.0 * reservation.sent(line).amount]
+        for line in at_boundary:
+            if line.least_margin < MOST_MARGIN:
+                line.counter.margin = min(MOST_MARGIN, 2 * line.counter.margin)
+                line.least_margin = WARNED * line.counter.margin
+                self._narrowing = True
+        if dimension is None and (at_boundary or (lines and until is not None and until > now)):
+            return False
+        if dimension is None or not lines:
+            return self._pace(reservation, dimension or "requests", now)
+        for line in lines:
+            line.refused(reservation.sent(line), now if until is None else until, now)
+            if line.surprised(now) >= SURPRISES:
+                self._pace(reservation, line.dimension, now)
+        return True
+
+    def _pace(self, reservation: Reservation, dimension: str, now: float) -> bool:
+        """Learn a rate from a refusal, for its model alone; returns whether there is one."""
+        models = frozenset((reservation.model,))
+        line = next((line for line in self._paces if (line.dimension, line.models) == (dimension, models)), None)
+        if line is None:
+            if dimension not in DIMENSIONS or not any(ended.model == reservation.model for ended in self._recent):
+                return False  # nothing has been admitted that a first estimate could be made from
+            line = Line(dimension, REFUSALS, CubicBucket(), learned=True, models=models)
+            self._paces = (*self._paces, line)[-MOST_LEARNED:]
+            self._arrange()
+            self._seed(line, now)
+        amount = line.demanded(reservation.demand)
+        if not amount:
+            return False
+        pace = pace_of(line)
+        mark = reservation.sent(line).mark  # of the refusal that began it there is none: it has ended
+        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now)
+        return True
+
+    # -- settings ---------------------------------------------------------------------------------------------------------
+
+    def replace(self, limits: Limits, now: float, *, shared: Sequence[Line] = ()) -> None:
         """Other settings; what was charged is kept, and what was learned, unless it is configured now."""
-        old = [line for line in self._lines if not line.learned]
+        old = list(self._own)
         lines: list[Line] = []
-        for dimension, rate in limits.rates():
-            before = next((line for line in old if line.dimension == dimension and line.counter.period == rate.per), None)
+        for line in lines_of(limits, self._presets, self._anchor):
+            before = next((one for one in old if _same(one, line)), None)
             if before is not None:
                 old.remove(before)
-            lines.append(self._succeed(before, _line(limits, dimension, rate), now))
+            lines.append(self._succeed(before, line, now))
+        self._own, self._shared = tuple(lines), tuple(shared)
         known = {(line.dimension, line.counter.limit) for line in lines}
-        learned = [line for line in self._lines if line.learned and (line.dimension, line.counter.limit) not in known]
-        self._learning = {(line.dimension, line.name): self._learning[line.dimension, line.name] for line in learned}
-        self._lines = (*lines, *learned)
+        for key, learned in list(self._learned.items()):
+            learned[:] = [one for one in learned if (key[0], one.learning.limit) not in known]
+            if not learned:
+                del self._learned[key]
+        self._arrange()
 
-    def views(self, now: float) -> tuple[DimensionSnapshot, ...]:
-        """Every rate at this moment."""
-        return tuple([line.view(now) for line in self._lines])
+    def _arrange(self) -> None:
+        """The lines as they are now, and which of them each model has."""
+        learned = [one.line for each in self._learned.values() for one in each if one.line is not None]
+        self._lines = (*self._own, *self._shared, *learned, *self._paces)
+        split = any(line.models is not None or line.other_models for line in self._lines)
+        self._by_model = {} if split else None
+        self._narrowing = True
+        if self._mirrored:
+            for line in self._own:
+                line.counter.mirrored = True
+
+    def _lines_for(self, model: str | None) -> tuple[Line, ...]:
+        by_model = self._by_model
+        if by_model is None:
+            return self._lines
+        lines = by_model.get(model)
+        if lines is None:
+            if len(by_model) >= MOST_MODELS:
+                by_model.clear()
+            lines = by_model[model] = tuple([line for line in self._lines if line.covers(model)])
+        return lines
 
     def _succeed(self, before: Line | None, line: Line, now: float) -> Line:
-        """The line that counts on for `before` under new settings: the same one where it can be resized."""
+        """The line that counts on for `before` under new terms: the same one where it can be resized."""
         if before is not None:
-            match before.counter, line.counter:
-                case Bucket() as counter, Bucket() as new if counter.period == new.period:
-                    counter.resize(new.limit, new.burst, now)
-                    return before
-                case SlidingWindow() as counter, SlidingWindow() as new:
-                    counter.resize(new.limit, new.period, now)
-                    return before
-                case _:
-                    pass
-        self._seed(line, now)
-        if before is not None:
+            if before.take_over(line, now):
+                return before
+            self._seed(line, now)
             used = before.counter.burst - room(before.counter, now)
             missing = used - (line.counter.burst - room(line.counter, now))
             if missing > 0.0:
                 line.counter.charge(missing, now)
+            return line
+        self._seed(line, now)
         return line
 
     def _seed(self, line: Line, now: float) -> None:
-        """Charge a new rate with what was sent before it appeared."""
+        """Charge a new line with what was sent before it appeared."""
         for reservation in sorted((*self._recent, *self._open), key=lambda reservation: reservation.at):
-            taken = reservation.usage or reservation.demand
-            booking = line.book(max(0, getattr(taken, line.dimension)), reservation.at)
-            reservation.bookings.append(booking)
-            if not reservation.ended:
-                line.reserved += booking.amount
+            if not line.covers(reservation.model):
+                continue
+            if reservation.ended:
+                line.charge_past(reservation.demand, reservation.usage, reservation.at)
+                continue
+            amount = line.demanded(reservation.demand)
+            reservation.lines = (*reservation.lines, line)
+            reservation.amounts.append(amount)
+            reservation.marks.append(line.book(amount, reservation.at) if amount else None)
 
-    def _configured(self, seen: LimitSeen) -> Line | None:
+    # -- limits that answers show -------------------------------------------------------------------------------------------
+
+    def _configured(self, seen: LimitSeen, model: str | None) -> Line | None:
         """The configured rate that `seen` is about. Of two with one amount the shorter: it forgets a mistake sooner."""
-        same = [line for line in self._lines if line.dimension == seen.dimension and not line.learned]
+        same = [
+            line
+            for line in (*self._own, *self._shared)
+            if line.dimension == seen.dimension and line.covers(model) and seen.period in (None, line.counter.period)
+        ]
         if seen.limit is None:
             return same[0] if len(same) == 1 else None
         same = [line for line in same if line.counter.limit == seen.limit]
         return min(same, key=lambda line: line.counter.period, default=None)
 
-    def _learned(self, seen: LimitSeen, now: float) -> Line | None:
+    def _taught(self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None) -> Line | None:
         """The learned rate that `seen` is about, with what it teaches taken in; `None` while the period is unknown."""
-        key = seen.dimension, seen.name
-        learning = self._learning.get(key)
-        if learning is None:
-            if seen.dimension not in DIMENSIONS or not _amount(seen.limit) or len(self._learning) >= MOST_LEARNED:
-                return None
-            learning = self._learning[key] = Learning()
-        if seen.limit is not None and _amount(seen.limit):
-            learning.limit = float(seen.limit)
+        learned = self._group(seen, reservation.model)
+        if learned is None:
+            return None
+        learning, line = learned.learning, learned.line
+        if seen.period is not None:
+            learning.known_period = seen.period
+        if seen.remaining is not None:
+            learning.shown(seen.remaining)
+        if refused_for is not None and seen.reset_after is not None:
+            amount = getattr(reservation.demand, seen.dimension)
+            ours = sum(getattr(one.usage or one.demand, seen.dimension) for one in (*self._recent, *self._open))
+            if amount and (ours if line is None else line.counter.burst - room(line.counter, now)) < 0.5 * learning.limit:
+                learning.refused(amount, refused_for, float(seen.reset_after))
         if seen.remaining is not None and seen.reset_after is not None:
             used = learning.limit - seen.remaining
             if 0 < used <= learning.limit and 0 < seen.reset_after <= LONGEST:
                 oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
                 learning.see(used, seen.rounding, float(seen.reset_after), oldest_for)
-        return self._taught(key, learning, now)
+        return self._line_of(learned, (seen.dimension, seen.name), now)
 
-    def _taught(self, key: tuple[str, str], learning: Learning, now: float) -> Line | None:
-        """The learned rate as `learning` has it now; made when its period becomes known."""
+    def _group(self, seen: LimitSeen, model: str | None) -> _Learned | None:
+        """The models that show this limit; a model that shows another amount leaves its group, alone or for that of the amount."""
+        key = seen.dimension, seen.name
+        groups = self._learned.get(key)
+        limit = seen.limit if _is_amount(seen.limit) else None
+        if groups is None:
+            if seen.dimension not in DIMENSIONS or limit is None or sum(map(len, self._learned.values())) >= MOST_LEARNED:
+                return None
+            groups = self._learned[key] = [_Learned(Learning())]
+        group = next((one for one in groups if model in one.models), groups[0])
+        if limit is not None and limit != group.learning.limit and group.models - {model}:
+            group.models.discard(model)
+            joined = next((one for one in groups if one.learning.limit == limit), None)
+            if joined is None:
+                if sum(map(len, self._learned.values())) >= MOST_LEARNED:
+                    return None
+                joined = _Learned(Learning())
+                groups.append(joined)
+            group = joined
+        group.models.add(model)
+        if len(group.models) > MOST_MODELS:
+            group.models.discard(next(iter(group.models)))
+        if limit is not None:
+            group.learning.limit = float(limit)
+        return group
+
+    def _line_of(self, learned: _Learned, key: tuple[str, str], now: float) -> Line | None:
+        """The line of a learned rate as it is known now; made when its period becomes known."""
+        learning, old, groups = learned.learning, learned.line, self._learned[key]
         limit, period = learning.limit, learning.period
         if not period:
             return None
-        old = next((line for line in self._lines if line.learned and (line.dimension, line.name) == key), None)
+        first = groups[0] is learned
+        others = frozenset[str | None]().union(*(one.models for one in groups[1:])) if first else frozenset[str | None]()
+        models = None if first else frozenset(learned.models)
+        if old is not None:
+            old.models, old.other_models = models, others
         # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
         refills = learning.refills or (old is not None and isinstance(old.counter, Bucket))
-        counter = Bucket(limit, period, limit) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
-        if old is not None and (old.counter.limit, old.counter.period, type(old.counter)) == (limit, period, type(counter)):
+        burst = min(limit, learning.burst)
+        counter = Bucket(limit, period, burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
+        if old is None or _form(old.counter) != _form(counter):
+            learned.line = self._succeed(old, Line(*key, counter, learned=True, models=models, other_models=others), now)
+            learned.line.counter.mirrored = True
+        elif (self._by_model is None) == (models is None and not others):
             return old
-        line = self._succeed(old, Line(*key, counter, learned=True), now)
-        self._lines = (*(kept for kept in self._lines if kept is not old), line) if line is not old else self._lines
-        return line
+        self._arrange()
+        return learned.line
 
     def _oldest_for(self, dimension: str, used: float, now: float) -> float:
         """Seconds since the oldest charge we know of; `inf` if ours do not explain `used`."""
@@ -352,12 +503,28 @@ class Ledger:
         return now - min(reservation.at for reservation in known)
 
 
-def _line(limits: Limits, dimension: str, rate: Rate) -> Line:
-    if limits.window == "sliding":
-        return Line(dimension, dimension, SlidingWindow(rate.amount, rate.per))
-    burst = rate.amount if limits.burst is None else min(limits.burst, rate.amount)
-    return Line(dimension, dimension, Bucket(rate.amount, rate.per, burst))
+def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:
+    """A line for every configured rate, those of single models among them."""
+    for terms in limits.terms(presets):
+        yield configured(terms, anchor)
+    for model, own in limits.models.items():
+        for terms in own.terms(presets):
+            yield configured(terms, anchor, frozenset((model,)))
 
 
-def _amount(limit: float | None) -> bool:
+def _form(counter: Counter) -> tuple[object, ...]:
+    return type(counter), counter.limit, counter.period, counter.burst
+
+
+def pace_of(line: Line) -> CubicBucket:
+    """The counter of a line that refusals have taught."""
+    assert isinstance(line.counter, CubicBucket)
+    return line.counter
+
+
+def _same(old: Line, new: Line) -> bool:
+    return (old.dimension, old.models, old.counter.period) == (new.dimension, new.models, new.counter.period)
+
+
+def _is_amount(limit: float | None) -> bool:
     return limit is not None and 0 < limit <= MOST_AMOUNT

@@ -208,6 +208,7 @@ class LimitSeen:
         remaining: what is left of it, >= 0.
         reset_after: seconds from the response to its reset, >= 0.
         rounding: `remaining` may be too small by up to this much.
+        period: seconds in which `limit` is renewed, > 0, where the answer or the provider's notes say it outright.
     """
 
     dimension: str
@@ -216,6 +217,7 @@ class LimitSeen:
     remaining: float | None = None
     reset_after: float | None = None
     rounding: float = 1.0
+    period: float | None = None
 
 
 @attrs.frozen

@@ -14,9 +14,21 @@ from typing import Any, ClassVar, Protocol
 import attrs
 
 MARGIN = 0.03
-"""Seconds to wait beyond the law. The provider counts somewhere between our first byte out and its first byte back, so two
-calls a period apart by our clock can be closer by its own; 5 and 10 ms still missed on a busy loopback, and a miss costs a
+"""Seconds to wait beyond the law at first. The provider counts somewhere between our first byte out and its first byte back, so
+two calls a period apart by our clock can be closer by its own; 5 and 10 ms still missed on a busy loopback, and a miss costs a
 whole window."""
+
+LEAST_MARGIN = 0.024
+"""Seconds that the margin narrows to while no call is refused at a boundary. Between first byte out and counting lie at most some
+20 ms where nothing is wrong; of a rate of one call a second every 10 ms more are a hundredth."""
+
+MOST_MARGIN = 0.25
+"""Seconds to wait at most, however often a call was refused right at a boundary."""
+
+PROMPT = 0.1
+PROMPT_RATIO = 0.02
+"""An answer within so many seconds, and so much of the time in which a rate fills up, tells nearly when its request was counted;
+to wait as much longer for the next costs at most that share of the rate."""
 
 GRANULES = 10_000
 """Charges within this fraction of a period are kept as one, stamped at the latest: memory is bounded, the law is not broken."""
@@ -35,22 +47,22 @@ WHOLE = 1e-6
 class Minima:
     """The least of the values pushed since any earlier push: a stack in which numbers and values both rise."""
 
-    pushed: int = 0
     _numbers: list[int] = attrs.field(init=False, factory=list[int])
     _values: list[float] = attrs.field(init=False, factory=list[float])
 
-    def push(self, value: float) -> int:
-        """Add a value; returns its number."""
+    def push(self, number: int, value: float) -> None:
+        """Add a value under a number greater than all before it."""
         numbers, values = self._numbers, self._values
-        while values and values[-1] >= value:
-            values.pop()
-            numbers.pop()
-        self.pushed += 1
-        numbers.append(self.pushed)
+        if values and values[-1] >= value:
+            while len(values) > 1 and values[-2] >= value:
+                values.pop()
+                numbers.pop()
+            numbers[-1], values[-1] = number, value
+            return
+        numbers.append(number)
         values.append(value)
         if len(values) >= KEPT:  # every other one goes, its successors answer with the lesser value: never too much
             self._numbers, self._values = numbers[1::2], values[0::2]
-        return self.pushed
 
     def after(self, number: int) -> float:
         """The least value pushed after `number`; `inf` if none was."""
@@ -75,6 +87,14 @@ class Counter(Protocol):
 
     limit: float
     period: float
+    margin: float
+    """Seconds by which the provider may have counted later than we did."""
+    charges: int
+    """Charges made so far: the number of the last one."""
+    open: float
+    """Units charged that may still be taken back: those of attempts that have not ended, and those that evidence called for."""
+    mirrored: bool
+    """Whether answers show this rate, so that `lows` is kept."""
     lows: Minima
     """The room that each charge left: an honest response shows at least the least of them since its request was charged."""
     grain: ClassVar[float]
@@ -89,12 +109,24 @@ class Counter(Protocol):
         """When `amount` fits: `now` if at once, `inf` if never."""
         ...
 
+    def behind(self, before: float, amount: float, now: float) -> float:
+        """When `amount`, which may ever fit, would fit if `before` were charged now."""
+        ...
+
     def charge(self, amount: float, now: float) -> Any:
         """Take `amount`, whether it fits or not; returns its mark."""
         ...
 
     def take_back(self, mark: Any, amount: float) -> None:
         """Undo `amount` of a charge, as if it had not been made."""
+        ...
+
+    def number(self, mark: Any) -> int:
+        """The number of a charge."""
+        ...
+
+    def answered(self, mark: Any, amount: float, at: float, now: float) -> Any:
+        """The charge made at `at` has been counted by `now`, since its answer has begun; returns its mark from now on."""
         ...
 
     def level(self, now: float) -> tuple[float, float, float]:
@@ -118,7 +150,7 @@ class Bucket:
     """A bucket of `burst` units that refills with `limit` per `period`: GCRA, whose one float is the instant of being full.
 
     Law: with T = period / limit, a demand q fits when max(now, TAT) + q T - burst T <= now; then TAT = max(now, TAT) + q T.
-    In any span t at most t / T + burst units are admitted. The provider may have counted up to `MARGIN` later than we did, so
+    In any span t at most t / T + burst units are admitted. The provider may have counted up to `margin` later than we did, so
     refill is counted on only that much later; what fits a full bucket since it last was full does not wait.
     """
 
@@ -126,34 +158,57 @@ class Bucket:
     limit: float
     period: float
     burst: float
+    margin: float = MARGIN
+    charges: int = attrs.field(init=False, default=0)
+    open: float = attrs.field(init=False, default=0.0)
+    mirrored: bool = attrs.field(init=False, default=False)
     lows: Minima = attrs.field(init=False, factory=Minima)
     _unit: float = attrs.field(init=False)
     _full_at: float = attrs.field(init=False, default=-math.inf)
     _busy_since: float = attrs.field(init=False, default=0.0)
+    _late_for: float = attrs.field(init=False)
+    """The margin of this busy period: what is known better of its first charge."""
     _found: Minima = attrs.field(init=False, factory=Minima)
     """The backlog, in units, that each charge found: what an earlier charge is still worth is bounded by every later one."""
 
     def __attrs_post_init__(self) -> None:
         self._unit = self.period / self.limit
+        self._late_for = self.margin
 
     def earliest(self, amount: float, now: float) -> float:
         """When `amount` fits: `now` if at once, `inf` if it is more than the whole bucket."""
         if amount > self.burst:
             return math.inf
-        full_at, unit = self._full_at, self._unit
-        if full_at - self._busy_since + (amount - self.burst) * unit <= SLACK:
+        full_at, over = self._full_at, (amount - self.burst) * self._unit
+        if full_at - self._busy_since + over <= SLACK:
             return now
-        return max(now, full_at + MARGIN + (amount - self.burst) * unit)
+        return max(now, full_at + self._late_for + over)
+
+    def behind(self, before: float, amount: float, now: float) -> float:
+        """When `amount`, which may ever fit, would fit if `before` were charged now."""
+        full_at, busy_since = self._full_at, self._busy_since
+        if full_at + self._late_for <= now:
+            busy_since = now
+        full_at = max(full_at, now) + before * self._unit
+        over = (amount - self.burst) * self._unit
+        return now if full_at - busy_since + over <= SLACK else max(now, full_at + self._late_for + over)
 
     def charge(self, amount: float, now: float) -> int:
         """Take `amount`, whether it fits or not; returns its mark."""
-        full_at, unit = self._full_at, self._unit
-        if full_at + MARGIN <= now:
-            self._busy_since = now
-        backlog = max(0.0, full_at - now)
+        backlog = self._full_at - now
+        if backlog < self.margin:
+            if backlog + self._late_for <= 0.0:
+                self._busy_since, self._late_for = now, self.margin
+            backlog = max(0.0, backlog)
+            self._late_for = max(self._late_for, self.margin - backlog)
+        unit = self._unit
         self._full_at = full_at = now + backlog + amount * unit
-        self.lows.push(self.burst - min(full_at - self._busy_since, full_at + MARGIN - now) / unit)
-        return self._found.push(backlog / unit)
+        self.charges = number = self.charges + 1
+        if backlog < self.open * unit:  # else nothing that is still open can be worth less than it was
+            self._found.push(number, backlog / unit)
+        if self.mirrored:
+            self.lows.push(number, self.burst - min(full_at - self._busy_since, full_at + self._late_for - now) / unit)
+        return number
 
     def take_back(self, mark: int, amount: float) -> None:
         """Undo `amount` of a charge: worth no more than the least backlog that any later charge found."""
@@ -162,9 +217,25 @@ class Bucket:
             self._full_at -= worth * self._unit
             self._found.lower(mark, worth)
 
+    def number(self, mark: int) -> int:
+        """The number of a charge."""
+        return mark
+
+    def answered(self, mark: int, amount: float, at: float, now: float) -> int:
+        """The charge made at `at` has been counted by `now`. It matters of the one that began a busy period: refill runs from when
+        that was counted. A longer wait than the margin is taken over where it costs little, a shorter one while it is alone."""
+        if at == self._busy_since:
+            late_for = now - at
+            if late_for > self._late_for:
+                if late_for <= min(PROMPT, PROMPT_RATIO * self.burst * self._unit):
+                    self._late_for = late_for
+            elif self._full_at <= at + amount * self._unit:
+                self._late_for = late_for
+        return mark
+
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`; refill needs no event, so it holds until the next charge."""
-        return (self._full_at - self._busy_since) / self._unit, self._full_at + MARGIN, math.inf
+        return (self._full_at - self._busy_since) / self._unit, self._full_at + self._late_for, math.inf
 
     def resize(self, limit: float, burst: float, now: float) -> None:
         """Another limit, the same units in use."""
@@ -183,9 +254,12 @@ class Entry:
     counted: bool = True
 
 
+Mark = tuple[Entry, int]
+
+
 @attrs.define(eq=False)
 class SlidingWindow:
-    """At most `limit` units in any `period`, exactly: each charge leaves the window a period and `MARGIN` after it was made.
+    """At most `limit` units in any `period`, exactly: each charge leaves the window a period and `margin` after it was made.
 
     Args:
         memory: entries to remember after they have left, so that a longer period can bring them back.
@@ -195,14 +269,16 @@ class SlidingWindow:
     limit: float
     period: float
     memory: int = 0
+    margin: float = MARGIN
+    charges: int = attrs.field(init=False, default=0)
+    open: float = attrs.field(init=False, default=0.0)
+    mirrored: bool = attrs.field(init=False, default=False)
     lows: Minima = attrs.field(init=False, factory=Minima)
-    _stay_for: float = attrs.field(init=False)
     _used: float = attrs.field(init=False, default=0.0)
     _log: deque[Entry] = attrs.field(init=False, factory=deque[Entry])
     _past: deque[Entry] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._stay_for = self.period + MARGIN
         self._past = deque(maxlen=self.memory)
 
     @property
@@ -218,43 +294,65 @@ class SlidingWindow:
         over = self._used + amount - self.limit - WHOLE
         if over <= 0.0:
             return now
+        stay_for = self.period + self.margin
         for entry in self._log:
             over -= entry.amount
             if over <= 0.0:
-                return entry.at + self._stay_for
-        return self._log[-1].at + self._stay_for
+                return entry.at + stay_for
+        return self._log[-1].at + stay_for
 
-    def charge(self, amount: float, now: float) -> Entry:
+    def behind(self, before: float, amount: float, now: float) -> float:
+        """When `amount`, which may ever fit, would fit if `before` were charged now."""
+        if before + amount > self.limit:
+            return now + self.period + self.margin
+        return self.earliest(before + amount, now)
+
+    def charge(self, amount: float, now: float) -> Mark:
         """Take `amount`, whether it fits or not; returns its mark."""
         self._forget(now)
         self._used += amount
-        self.lows.push(self.limit - self._used)
+        self.charges = number = self.charges + 1
+        if self.mirrored:
+            self.lows.push(number, self.limit - self._used)
         log = self._log
         if log and now - log[-1].begun_at < self.period / GRANULES:
             entry = log[-1]
             entry.at = max(entry.at, now)
             entry.amount += amount
-            return entry
-        entry = Entry(now, amount, now)
-        log.append(entry)
-        return entry
+        else:
+            entry = Entry(now, amount, now)
+            log.append(entry)
+        return entry, number
 
-    def take_back(self, mark: Entry, amount: float) -> None:
+    def take_back(self, mark: Mark, amount: float) -> None:
         """Undo `amount` of a charge."""
-        mark.amount -= amount
-        if mark.counted:
+        entry = mark[0]
+        entry.amount -= amount
+        if entry.counted:
             self._used -= amount
+
+    def number(self, mark: Mark) -> int:
+        """The number of a charge."""
+        return mark[1]
+
+    def answered(self, mark: Mark, amount: float, at: float, now: float) -> Mark:
+        """The charge made at `at` has been counted by `now`. Where that was a moment it counts from now, since a window that is left
+        too early is refused whole; where it was long, the margin has to do."""
+        if now - at > min(PROMPT, PROMPT_RATIO * self.period):
+            return mark
+        self.take_back(mark, amount)
+        return self.charge(amount, now)[0], mark[1]
 
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`: what is held stays until the oldest entry leaves."""
         self._forget(now)
-        return self._used, math.inf, self._log[0].at + self._stay_for if self._log else math.inf
+        return self._used, math.inf, self._log[0].at + self.period + self.margin if self._log else math.inf
 
     def resize(self, limit: float, period: float, now: float) -> None:
         """Another limit or period; a longer one counts again what it would still have held."""
         self.limit = limit
         if period != self.period:
-            self.period, self._stay_for = period, period + MARGIN
+            self.period = period
             for entry in self._past:
                 entry.counted = True
                 self._used += entry.amount
@@ -263,7 +361,7 @@ class SlidingWindow:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        log, stay_for = self._log, self._stay_for
+        log, stay_for = self._log, self.period + self.margin
         while log and log[0].at + stay_for <= now:
             entry = log.popleft()
             entry.counted = False

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
 from balancer.errors import ConfigError, Fault
 
 RANGE = "balancer.range"
+
+V = TypeVar("V")
 
 _MOST_FLOAT = sys.float_info.max
 """Whole numbers beyond it overflow the first float they meet."""
@@ -102,3 +104,17 @@ def setting(
     """
     allowed = Range(kind, low, high, above, tuple(choices), optional)
     return attrs.field(default=default, validator=check_range, metadata={RANGE: allowed})
+
+
+def each(given: Iterable[object], parse: Callable[[object], V]) -> tuple[V, ...]:
+    """Every item parsed. Raises `ConfigError` with every fault, each at its item's place."""
+    values: list[V] = []
+    faults: list[Fault] = []
+    for place, item in enumerate(given):
+        try:
+            values.append(parse(item))
+        except ConfigError as error:
+            faults += [fault.below(f"[{place}]") for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return tuple(values)

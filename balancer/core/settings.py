@@ -1,182 +1,25 @@
-"""Accounts, their limits and the pools they form, as plain frozen data.
+"""Accounts and the pools they form, as plain frozen data.
 
-The classes take in code what a TOML file takes: `Limits(requests_per_minute=500)`, `Limits(tokens="30000/min")`,
-`Account(limits={"requests": {"amount": 5, "per": 2.0}})`. A wrong value raises `ConfigError` naming the field.
+The classes take in code what a TOML file takes: `Account(name="a", limits={"requests": {"amount": 5, "per": 2.0}})`. A wrong
+value raises `ConfigError` naming the field.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 
-from balancer.core.call import DIMENSIONS
+from balancer.core.limits import Limits
 from balancer.core.secret import Secret
-from balancer.core.setting import RANGE, Range, check_range, setting, shown
+from balancer.core.setting import RANGE, Range, check_range, each, setting, shown
 from balancer.errors import ConfigError, Fault
 
-PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, **PERIODS}
-_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)/([a-z]+)", re.ASCII)
-RATE_FORMS = '"500/min" (second, min, hour, day), { amount = 5, per = 2.0 }, or a list of them'
-AMOUNT = Range(float, low=0.0, above=True, high=1e15)
-PERIOD = Range(float, low=0.0, above=True, high=86400.0 * 366)
 TEXT = Range(str)
 
 V = TypeVar("V")
-
-
-@attrs.frozen
-class Rate:
-    """So much per so long.
-
-    Args:
-        amount: how much of the dimension, > 0.
-        per: the period in seconds, > 0.
-    """
-
-    amount: float = attrs.field(validator=check_range, metadata={RANGE: AMOUNT})
-    per: float = attrs.field(validator=check_range, metadata={RANGE: PERIOD})
-
-    @classmethod
-    def parse(cls, given: object) -> Rate:
-        """A rate from `"500/min"` or `{amount, per}`. Raises `ConfigError`."""
-        if isinstance(given, Rate):
-            return given
-        if isinstance(given, str) and (match := _RATE.fullmatch(given)) and match[2] in _UNITS and float(match[1]) > 0:
-            return cls(float(match[1]), _UNITS[match[2]])
-        if isinstance(given, Mapping):
-            table = cast("Mapping[object, object]", given)
-            unknown = [key for key in table if key not in ("amount", "per")]
-            faults = [Fault(str(key), "unknown key", "amount, per") for key in unknown]
-            faults += [
-                Fault(key, shown(table[key]) if key in table else "missing", allowed.allowed)
-                for key, allowed in (("amount", AMOUNT), ("per", PERIOD))
-                if key not in table or not allowed.admits(table[key])
-            ]
-            if faults:
-                raise ConfigError(faults)
-            return cls(cast("float", table["amount"]), cast("float", table["per"]))
-        raise ConfigError([Fault("", shown(given), RATE_FORMS)])
-
-
-def parse_rates(given: object) -> tuple[Rate, ...]:
-    """Rates from one form or a list of forms; `None` is no rate. Raises `ConfigError` with every fault."""
-    if given is None:
-        return ()
-    return _each(cast("Iterable[object]", given), Rate.parse) if isinstance(given, list | tuple) else (Rate.parse(given),)
-
-
-def _each(given: Iterable[object], parse: Callable[[object], V]) -> tuple[V, ...]:
-    """Every item parsed. Raises `ConfigError` with every fault, each at its item's place."""
-    values: list[V] = []
-    faults: list[Fault] = []
-    for place, item in enumerate(given):
-        try:
-            values.append(parse(item))
-        except ConfigError as error:
-            faults += [fault.below(f"[{place}]") for fault in error.faults]
-    if faults:
-        raise ConfigError(faults)
-    return tuple(values)
-
-
-SHORT_FORMS = {
-    f"{dimension}_per_{period}": (dimension, seconds) for dimension in DIMENSIONS for period, seconds in PERIODS.items()
-}
-"""`requests_per_minute` and the like: key -> (dimension, period in seconds)."""
-
-
-@attrs.frozen(init=False)
-class Limits:
-    """What one account may take: rates per dimension, and calls at once.
-
-    Args:
-        requests, tokens, input_tokens, output_tokens: a rate or a list of rates (`Rate.parse` names the forms).
-        concurrency: attempts at once, >= 1; `None` for no limit.
-        window: how the provider counts: `"bucket"` (refills continuously) or `"sliding"` (at most so many in any period).
-        burst: for buckets, how much of a full bucket may go at once, >= 1 and at most the amount; `None`: all of it.
-        short: `requests_per_minute=500` and the like, for every dimension and second, minute, hour, day.
-    """
-
-    requests: tuple[Rate, ...]
-    tokens: tuple[Rate, ...]
-    input_tokens: tuple[Rate, ...]
-    output_tokens: tuple[Rate, ...]
-    concurrency: int | None = setting(None, kind=int, low=1, high=1_000_000, optional=True)
-    window: Literal["bucket", "sliding"] = setting("bucket", kind=str, choices=("bucket", "sliding"))
-    burst: float | None = setting(None, kind=float, low=1, high=1e15, optional=True)
-
-    def __init__(
-        self,
-        /,
-        requests: object = None,
-        tokens: object = None,
-        input_tokens: object = None,
-        output_tokens: object = None,
-        concurrency: int | None = None,
-        window: str = "bucket",
-        burst: float | None = None,
-        **short: float,
-    ) -> None:
-        given = {"requests": requests, "tokens": tokens, "input_tokens": input_tokens, "output_tokens": output_tokens}
-        rates: dict[str, list[Rate]] = {dimension: [] for dimension in given}
-        faults: list[Fault] = []
-        for dimension, forms in given.items():
-            try:
-                rates[dimension] += parse_rates(forms)
-            except ConfigError as error:
-                faults += [fault.below(dimension) for fault in error.faults]
-        for key, amount in short.items():
-            if key not in SHORT_FORMS:
-                faults.append(Fault(key, "unknown key", "known: " + ", ".join(self.keys())))
-            elif not AMOUNT.admits(amount):
-                faults.append(Fault(key, shown(amount), AMOUNT.allowed))
-            else:
-                dimension, per = SHORT_FORMS[key]
-                rates[dimension].append(Rate(amount, per))
-        plain = {"concurrency": concurrency, "window": window, "burst": burst}
-        for field in attrs.fields(Limits):
-            allowed: Range | None = field.metadata.get(RANGE)
-            if allowed is not None and not allowed.admits(plain[field.name]):
-                faults.append(Fault(field.name, shown(plain[field.name]), allowed.allowed))
-        if not faults and burst is not None:
-            faults += [
-                Fault("burst", f"{burst:g}", f"at most {rate.amount:g}, the amount of {dimension} per {rate.per:g} s")
-                for dimension in rates
-                for rate in rates[dimension]
-                if burst > rate.amount
-            ]
-        if faults:
-            raise ConfigError(faults)
-        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            *(tuple(rates[dimension]) for dimension in given), concurrency, window, burst
-        )
-
-    @classmethod
-    def keys(cls) -> tuple[str, ...]:
-        """Every key that a limits table may hold."""
-        return (*(field.name for field in attrs.fields(cls)), *SHORT_FORMS)
-
-    @classmethod
-    def parse(cls, given: object) -> Limits:
-        """Limits from a mapping, or as they are. Raises `ConfigError` with every fault."""
-        if isinstance(given, Limits):
-            return given
-        if not isinstance(given, Mapping):
-            raise ConfigError([Fault("", shown(given), "a table of limits")])
-        table = cast("Mapping[object, Any]", given)
-        if strange := [Fault(shown(key), "unknown key", "texts as keys") for key in table if not isinstance(key, str)]:
-            raise ConfigError(strange)
-        return cls(**cast("Mapping[str, Any]", table))
-
-    def rates(self) -> Iterable[tuple[str, Rate]]:
-        """Every rate with its dimension."""
-        for dimension in DIMENSIONS:
-            for rate in getattr(self, dimension):
-                yield dimension, rate
 
 
 def _under(path: str, parse: Callable[[Any], V]) -> Callable[[Any], V]:
@@ -254,7 +97,7 @@ def _texts(given: object) -> tuple[str, ...]:
 
 def _tiers(given: object) -> tuple[tuple[str, ...], ...]:
     if isinstance(given, list | tuple):
-        return _each(cast("Iterable[object]", given), _texts)
+        return each(cast("Iterable[object]", given), _texts)
     raise ConfigError([Fault("", shown(given), "a list of tiers, each a list of names")])
 
 

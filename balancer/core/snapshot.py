@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-
-import attrs
+from typing import NamedTuple
 
 from balancer.core.call import Demand
 from balancer.core.cooldown import Pause
-from balancer.core.ledger import DimensionSnapshot
+from balancer.core.line import DimensionSnapshot
 
 NO_MODEL = "does not offer the model"
 PROBING = "its probe is out"
@@ -25,8 +24,7 @@ _ADVICE_SLACK = 1e-6
 time has come would let a ticket wait for a bell that never rings."""
 
 
-@attrs.frozen(eq=False)
-class AccountSnapshot:
+class AccountSnapshot(NamedTuple):
     """One account as it was when this was made.
 
     Attributes:
@@ -58,16 +56,24 @@ class AccountSnapshot:
     refused: int
     failed: int
     valid_until: float
-    models: Mapping[str, str] | None = attrs.field(repr=False)
-    dialects: frozenset[str] = attrs.field(repr=False)
-    concurrency: int | None = attrs.field(repr=False)
-    cold_limit: int | None = attrs.field(repr=False)
-    pauses: tuple[Pause, ...] = attrs.field(repr=False)
-    probing: bool = attrs.field(repr=False)
-    ejected_until: float = attrs.field(repr=False)  # -inf when healthy
+    models: Mapping[str, str] | None
+    dialects: frozenset[str]
+    concurrency: int | None
+    cold_limit: int | None
+    pauses: tuple[Pause, ...]
+    probing: bool
+    ejected_until: float  # -inf when healthy
+
+    # One is made for every call: a tuple costs half of what an object costs. It stands for itself all the same.
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<AccountSnapshot {self.name!r}: {self.state}, {self.in_flight} in flight>"
 
     def room(self, dimension: str, now: float) -> float:
-        """How much of `dimension` could be reserved at `now`; `inf` where nothing limits it."""
+        """How much of `dimension` could be reserved at `now` for any model; `inf` where nothing limits it."""
         return min((view.room(now) for view in self.dimensions if view.dimension == dimension), default=math.inf)
 
     def probe_due(self, now: float) -> bool:
@@ -98,7 +104,7 @@ class AccountSnapshot:
                 return pause.reason
         for view in self.dimensions:
             amount = getattr(demand, view.dimension)
-            if amount and amount > view.room(now) + _ADVICE_SLACK * view.limit:
+            if amount and view.covers(model) and amount > view.room(now) + _ADVICE_SLACK * view.limit:
                 return f"no room in {view.dimension}"
         return ""
 

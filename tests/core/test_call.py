@@ -22,8 +22,10 @@ def test_tokens_are_input_and_output():
     """And every dimension can be asked of both."""
     assert Demand(3, 4).tokens == Usage(3, 4, cached_tokens=2).tokens == 7
     for dimension in DIMENSIONS:
-        assert getattr(Demand(3, 4), dimension) > 0
-        assert getattr(Usage(3, 4), dimension) > 0
+        assert getattr(Demand(3, 4, images=1), dimension) > 0
+        assert getattr(Usage(3, 4, images=1), dimension) > 0
+    assert Demand(3, 4).bound == 7
+    assert (Demand(3, 4, max_output_tokens=9).output_bound, Demand(3, 4, max_output_tokens=9).bound) == (9, 12)
 
 
 @pytest.mark.parametrize("amount", BAD_AMOUNTS, ids=lambda amount: repr(amount)[:20])

@@ -15,7 +15,7 @@ from balancer.core.snapshot import FULL, NO_MODEL
 def view(name, dialects=("chat",), **changes):
     """A snapshot with some fields changed."""
     state = AccountState(Account(name=name, models=changes.pop("models", None)), HealthSettings(), frozenset(dialects))
-    return attrs.evolve(state.snapshot(0.0), **changes)
+    return state.snapshot(0.0)._replace(**changes)
 
 
 TIERS = (

@@ -26,6 +26,13 @@ def admit(counter: Bucket | SlidingWindow, amount: float, now: float) -> float:
     return at
 
 
+def book(bucket: Bucket, amount: float, now: float) -> int:
+    """A charge that may be taken back."""
+    mark = bucket.charge(amount, now)
+    bucket.open += amount
+    return mark
+
+
 def test_a_full_bucket_gives_its_burst_at_once_and_then_one_per_unit_time() -> None:
     """The burst does not wait for the margin, what follows does, once."""
     bucket = Bucket(60, 60.0, 5)
@@ -57,11 +64,11 @@ def test_debt_is_worked_off_and_never_forgiven() -> None:
 def test_a_refund_is_worth_no_more_than_what_still_counts() -> None:
     """A bucket that has been full since gives nothing back."""
     bucket = Bucket(1, 1.0, 4)
-    mark = bucket.charge(2, 0.0)
+    mark = book(bucket, 2, 0.0)
     bucket.charge(1, 10.0)
     bucket.take_back(mark, 2)
     assert backlog(bucket, 10.0) == 1.0
-    mark = bucket.charge(2, 10.0)
+    mark = book(bucket, 2, 10.0)
     bucket.charge(1, 11.5)  # finds 1.5 of the two
     bucket.take_back(mark, 2)
     assert backlog(bucket, 11.5) == 1.0
@@ -97,7 +104,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     @rule(amount=st.sampled_from([0.5, 1.0, 2.0, 5.0, 9.0]))
     def charge(self, amount: float) -> None:
-        self.marks.append((self.bucket.charge(amount, self.now), len(self.log)))
+        self.marks.append((book(self.bucket, amount, self.now), len(self.log)))
         self.log.append((self.now, amount))
 
     @precondition(lambda self: self.marks)
@@ -106,6 +113,7 @@ class BucketMachine(RuleBasedStateMachine):
         mark, place = self.marks.pop(data.draw(st.integers(0, len(self.marks) - 1)))
         at, amount = self.log[place]
         self.bucket.take_back(mark, amount * share)
+        self.bucket.open -= amount
         self.log[place] = at, amount * (1 - share)
 
     @invariant()
@@ -254,7 +262,7 @@ def test_minima_answer_like_a_list(steps: list[float | tuple[int, float]]) -> No
             values[number:] = [value - by for value in values[number:]]
         else:
             values.append(step)
-            assert minima.push(step) == len(values)
+            minima.push(len(values), step)
     for number in range(len(values)):
         assert minima.after(number) == pytest.approx(min(values[number:]), abs=1e-9)
     assert minima.after(len(values)) == math.inf
@@ -264,7 +272,7 @@ def test_minima_stay_small_and_never_answer_too_much() -> None:
     """A value that was forgotten is answered by a lesser one."""
     minima = Minima()
     for value in range(10_000):
-        minima.push(float(value))
+        minima.push(value + 1, float(value))
         assert len(minima._values) < KEPT  # pyright: ignore[reportPrivateUsage]
     assert all(minima.after(number) <= number for number in range(10_000))
     assert minima.after(9_999) == 9_999

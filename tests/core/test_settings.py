@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.core.limits import Limits, Rate, parse_rates
 from balancer.core.secret import Secret
-from balancer.core.settings import Account, Limits, Pool, Rate, parse_rates
+from balancer.core.settings import Account, Pool
 from balancer.errors import ConfigError
 
 KEY = "sk-canary-0123456789"
@@ -89,8 +90,11 @@ def test_short_forms_join_the_long_ones():
         ({"concurrency": True, "window": "fixed"}, ["concurrency: True; allowed", "window: 'fixed'; allowed"]),
         ({"requests": "5/s", "burst": 6}, ["burst: 6; allowed: at most 5, the amount of requests per 1 s"]),
         (
-            {"requests": ["5/s", "60/min"], "tokens_per_minute": 9, "burst": 10},
-            ["burst: 10; allowed: at most 5, the amount of requests", "burst: 10; allowed: at most 9, the amount of tokens"],
+            {"tokens": ["5/s", "60/min"], "input_tokens": "9/s", "burst": 10},
+            [
+                "burst: 10; allowed: at most 5, the amount of tokens",
+                "burst: 10; allowed: at most 9, the amount of input_tokens",
+            ],
         ),
         ({3: 4}, ["3: unknown key; allowed: texts as keys"]),
         (3, ["the configuration: 3; allowed: a table of limits"]),
@@ -107,6 +111,18 @@ def test_a_burst_up_to_the_amount():
     """All of the smallest rate, or less."""
     assert Limits(requests=["5/s", "60/min"], burst=5).burst == 5
     assert Limits(burst=1e9).burst == 1e9
+
+
+def test_a_burst_is_of_the_requests_of_the_shortest_period():
+    """A bucket of five tokens, or one that gives five calls of a day's, would admit next to nothing."""
+    limits = Limits(requests=["60/min", "1000/day"], tokens_per_minute=9000, burst=5)
+    assert [(terms.dimension, terms.burst) for terms in limits.terms({})] == [
+        ("requests", 5),
+        ("requests", 1000),
+        ("tokens", 9000),
+    ]
+    own = Limits(tokens={"amount": 9000, "per": 60.0, "burst": 50}, requests="60/min")
+    assert [terms.burst for terms in own.terms({})] == [60, 50]
 
 
 @given(ANYTHING)

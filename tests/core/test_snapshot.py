@@ -6,7 +6,6 @@ import copy
 import math
 import random
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,20 +44,20 @@ def test_reasons():
     snapshot = view(models=["m"], limits={"requests_per_minute": 2, "tokens_per_minute": 100, "concurrency": 2})
     assert why(snapshot, "other") == NO_MODEL
     assert why(snapshot, "m") == why(snapshot) == ""
-    assert why(attrs.evolve(snapshot, probing=True), "m") == PROBING
-    assert why(attrs.evolve(snapshot, ejected_until=5.0, reason="server error"), "m") == "server error"
-    assert why(attrs.evolve(snapshot, ejected_until=5.0), "m") == "ejected"
-    assert why(attrs.evolve(snapshot, ejected_until=5.0, reason="x"), "m", now=5.0) == ""
-    assert why(attrs.evolve(snapshot, in_flight=2), "m") == FULL
+    assert why(snapshot._replace(probing=True), "m") == PROBING
+    assert why(snapshot._replace(ejected_until=5.0, reason="server error"), "m") == "server error"
+    assert why(snapshot._replace(ejected_until=5.0), "m") == "ejected"
+    assert why(snapshot._replace(ejected_until=5.0, reason="x"), "m", now=5.0) == ""
+    assert why(snapshot._replace(in_flight=2), "m") == FULL
     assert why(snapshot, "m", Demand(101)) == "no room in tokens"
     assert why(snapshot, "m", Demand(requests=3)) == "no room in requests"
-    cold = attrs.evolve(snapshot, cold_limit=1, in_flight=1)
+    cold = snapshot._replace(cold_limit=1, in_flight=1)
     assert (why(cold, "m", cold=True), why(cold, "m", cold=False)) == (COLD, "")
 
 
 def test_a_pause_holds_until_its_end():
     """And not one moment longer."""
-    snapshot = attrs.evolve(view(), pauses=(Pause(5.0, "rate limited", "m", "tokens"),))
+    snapshot = view()._replace(pauses=(Pause(5.0, "rate limited", "m", "tokens"),))
     assert why(snapshot, "m", Demand(1), now=4.999) == "rate limited"
     assert why(snapshot, "m", Demand(1), now=5.0) == ""
     assert why(snapshot, "n", Demand(1)) == ""
@@ -80,7 +79,7 @@ def test_the_dominant_share():
     """The largest share of any rate that would then be in use, small bursts or not."""
     state = AccountState(Account(name="a", limits={"requests_per_minute": 100, "tokens_per_minute": 10_000}), HealthSettings())
     for _ in range(10):
-        assert state.admit(None, Demand(100), 0.0, cold=False)
+        assert state.admit(None, Demand(100), 0.0)
     snapshot = state.snapshot(0.0)
     assert snapshot.share_after(Demand(100), 0.0) == pytest.approx(0.11)
     assert snapshot.share_after(Demand(5000), 0.0) == pytest.approx(0.6)
@@ -93,7 +92,7 @@ def test_a_snapshot_holds_instants():
     """What time alone frees is computed from it."""
     state = AccountState(Account(name="a", limits={"requests_per_minute": 60}), HealthSettings())
     for _ in range(60):
-        state.admit(None, ONE, 0.0, cold=False)
+        state.admit(None, ONE, 0.0)
     snapshot = state.snapshot(0.0)
     assert why(snapshot) == "no room in requests"
     assert why(snapshot, now=1.1) == ""
@@ -118,7 +117,8 @@ def test_a_snapshot_never_says_no_where_the_ledger_says_yes(window, steps, seed)
         if earliest < math.inf:
             future = copy.deepcopy(state).snapshot(earliest)  # time does not go back for the state itself
             assert why(future, demand=demand, now=earliest) == ""
-        admission = state.admit(None, demand, now, cold=False)
+        advised = not why(state.snapshot(now), demand=demand, now=now)
+        admission = state.admit(None, demand, now) if advised else None
         assert (admission is not None) == (earliest <= now)
         if admission is not None and rng.random() < 0.7:
             state.settle(admission, Evidence(Served()), now + rng.random(), rng, latency=0.1)

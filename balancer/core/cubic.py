@@ -1,0 +1,288 @@
+"""A limit that nobody configured and no header shows, learned from refusals: a pace that follows CUBIC.
+
+Whatever the provider counts (a bucket of any burst, a sliding or a fixed window, of any period), a steady pace below its limit
+is never refused, so one number is to be found. Before the first refusal nothing is held back. A refusal cuts the rate to `BETA`
+of it, for every attempt sent since the last cut was refused again; what was sent before that is the same news. The first
+attempt that passes ends the cut: the rate resumes below the limit as it is now estimated, climbs to it along the cubic, stays
+about it for long, and feels beyond.
+
+Three things are added to CUBIC (RFC 9438), which knows the time of a round trip and shares its link with others. How long a
+climb takes is learned: refusals are to be `REFUSED_RATIO` of the attempts. After a refusal in line with the last climb the rate
+resumes at `RESUME`, since nobody is to be made room for. And what had been admitted corrects the estimate: a window is full
+because of all that went through it, not of the rate that happens to meet its end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import attrs
+
+from balancer.core.quota import Minima
+
+BETA = 0.7
+"""What a refusal leaves of the rate, and where the climb begins while the estimate is not yet borne out (RFC 9438)."""
+
+RESUME = 0.9
+"""Share of an estimate that was borne out at which the climb begins: on the average of a climb 97.5 % of it are used."""
+
+REFUSED_RATIO = 1 / 64
+"""Refused attempts that a climb may end with, as a share of those it sent; beyond it the next takes twice as long, below a third
+of it half as long."""
+
+FIRST_SPAN = 10.0
+"""Seconds before the first refusal from which the first rate is taken. Shorter, and a burst would pass for a pace."""
+
+FIRST_CLIMB = 8
+"""Attempts of the first climb: few, since the first estimate is rough."""
+
+DOUBLING = 4
+"""Attempts that pass while the rate doubles, as long as there is no estimate but a refusal met by chance."""
+
+PROVEN = 1.1
+"""How far an estimate may exceed what was admitted in the time of one climb."""
+
+LONGEST_GAP = 600.0
+"""Seconds after which a closed limit is tried again at the latest, unless it is known to be slower than that."""
+
+PACED = 0.25
+"""Share of its gap by which an attempt may be late and still count as held back by the pace: only those prove a need for more."""
+
+REMEMBERED = 512
+"""Passed attempts that the record tells apart before it forgets every other one."""
+
+
+@attrs.define(eq=False)
+class Sent:
+    """One charge: when, how much, whether the pace was what held it back, whether it was refused."""
+
+    at: float
+    amount: float
+    paced: bool
+    refused: bool = False
+
+
+@attrs.define(eq=False)
+class Admitted:
+    """What the provider has let through: sums before each attempt, finer the more recent."""
+
+    total: float = 0.0
+    _times: list[float] = attrs.field(init=False, factory=list[float])
+    _sums: list[float] = attrs.field(init=False, factory=list[float])
+
+    def add(self, at: float, amount: float) -> None:
+        """An attempt that was sent at `at` has passed."""
+        times = self._times
+        times.append(max(at, times[-1]) if times else at)
+        self._sums.append(self.total)
+        self.total += amount
+        if len(times) >= REMEMBERED:
+            del times[1::2], self._sums[1::2]
+
+    def since(self, at: float) -> float:
+        """Units let through of attempts sent from `at` on."""
+        return self.total - next(
+            (before for time, before in zip(self._times, self._sums, strict=True) if time >= at), self.total
+        )
+
+    def best_rate(self, since: float, until: float) -> float:
+        """The highest rate, units per second, from the sending of any attempt after `since` to `until`."""
+        spans = zip(self._times, self._sums, strict=True)
+        return max(((self.total - before) / (until - time) for time, before in spans if since <= time < until), default=0.0)
+
+
+@attrs.define(eq=False)
+class CubicBucket:
+    """A counter of a limit that is being learned; a mark is a `Sent`.
+
+    Tell it how each attempt ended as soon as that is known: `passed` or `refused`. It learns in the units it is charged in, so
+    estimates that are wrong by a factor do no harm, and corrections of them may be left out.
+
+    Attributes:
+        limit: units per minute of the pace now; `inf` before the first refusal.
+        period: 60 seconds, in which the limit is shown; the provider's own is not known.
+    """
+
+    grain: ClassVar[float] = math.inf
+    margin: float = attrs.field(init=False, default=0.0)
+    """None: a pace knows no boundary."""
+    charges: int = attrs.field(init=False, default=0)
+    open: float = attrs.field(init=False, default=0.0)
+    mirrored: bool = attrs.field(init=False, default=False)
+    limit: float = attrs.field(init=False, default=math.inf)
+    period: float = attrs.field(init=False, default=60.0)
+    lows: Minima = attrs.field(init=False, factory=Minima)
+    """Empty: no header shows this limit."""
+    _unit: float = attrs.field(init=False, default=0.0)
+    """Seconds per unit."""
+    _full_at: float = attrs.field(init=False, default=-math.inf)
+    _largest: float = attrs.field(init=False, default=0.0)
+    """The largest demand that has passed: the provider's burst is no smaller, so the pace's need not be."""
+    _last: Sent | None = attrs.field(init=False, default=None)
+    _admitted: Admitted = attrs.field(init=False, factory=Admitted)
+    _cut_at: float = attrs.field(init=False, default=-math.inf)
+    _cuts: int = attrs.field(init=False, default=0)
+    """Cuts since an attempt last passed."""
+    _closed_at: float = attrs.field(init=False, default=0.0)
+    """When the first of them was made."""
+    _opened_at: float = attrs.field(init=False, default=-math.inf)
+    """When an attempt passed that ended the cuts before."""
+    _met_at: float = attrs.field(init=False, default=math.inf)
+    """The rate that met it."""
+    _estimate: float = attrs.field(init=False, default=math.inf)
+    """Units per second at which the curve is flat: CUBIC's W_max."""
+    _start: float = attrs.field(init=False, default=BETA)
+    """Share of the estimate at which the curve begins."""
+    _climb_for: float = attrs.field(init=False, default=0.0)
+    """Seconds of sending from there to the estimate: CUBIC's K; 0 before the first climb."""
+    _climbed_for: float = attrs.field(init=False, default=0.0)
+    _searching: bool = attrs.field(init=False, default=False)
+    _raises: int = attrs.field(init=False, default=0)
+    _passes: int = attrs.field(init=False, default=0)
+    _refusals: int = attrs.field(init=False, default=0)
+
+    @property
+    def burst(self) -> float:
+        """`inf`: no demand is known to be too large."""
+        return math.inf
+
+    def earliest(self, amount: float, now: float) -> float:
+        """When the pace admits `amount`: `now` if at once. What is larger than all before goes when nothing is owed."""
+        return max(now, self._full_at + min(0.0, amount - self._largest) * self._unit)
+
+    def behind(self, before: float, amount: float, now: float) -> float:
+        """When the pace would admit `amount` if `before` were charged now."""
+        full_at = max(self._full_at, now) + before * self._unit
+        return max(now, full_at + min(0.0, amount - self._largest) * self._unit)
+
+    def number(self, mark: Sent) -> int:
+        """No header shows this limit, so charges need no numbers."""
+        return 0
+
+    def answered(self, mark: Sent, amount: float, at: float, now: float) -> Sent:
+        """The pace is of what is sent, whenever that is counted."""
+        return mark
+
+    def charge(self, amount: float, now: float) -> Sent:
+        """An attempt is sent; returns its mark."""
+        self.charges += 1
+        unit, full_at = self._unit, self._full_at
+        due_at = full_at + min(0.0, amount - self._largest) * unit
+        self._full_at = max(full_at, now) + amount * unit
+        self._last = sent = Sent(now, amount, now - due_at <= PACED * amount * unit)
+        return sent
+
+    def take_back(self, mark: Sent, amount: float) -> None:
+        """Undo `amount` of a charge. A refused one still spaces the next, and one that others have followed has been used up."""
+        if mark is self._last and not mark.refused:
+            self._full_at -= amount * self._unit
+
+    def level(self, now: float) -> tuple[float, float, float]:
+        """`(held, full_at, valid_until)`; it holds until the next charge, `passed` or `refused`."""
+        owed = self._full_at - now
+        return (owed / self._unit, self._full_at, math.inf) if self._unit and owed > 0.0 else (0.0, -math.inf, math.inf)
+
+    def passed(self, mark: Sent, now: float) -> None:
+        """The provider let an attempt through."""
+        amount = mark.amount
+        self._admitted.add(mark.at, amount)
+        self._passes += 1
+        self._largest = max(self._largest, amount)
+        if mark.at < self._cut_at or not self._unit:
+            return
+        if self._cuts:
+            self._reopen(mark, now)
+        elif mark.paced:
+            self._raises += 1
+            if self._searching:
+                self._set_rate(2 ** (1 / DOUBLING) / self._unit, now)
+                return
+            self._climbed_for += amount * self._unit
+            x = self._climbed_for / self._climb_for - 1.0
+            self._set_rate(self._estimate * (1.0 + (1.0 - (self._start if x < 0.0 else BETA)) * x**3), now)
+
+    def refused(self, mark: Sent, now: float) -> None:
+        """The provider refused an attempt over this limit, and said nothing else."""
+        mark.refused = True
+        self._refusals += 1
+        if mark.at < self._cut_at:
+            return
+        if not self._unit:
+            self._set_rate(max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN, now)
+            self._full_at = now
+        rate = 1.0 / self._unit
+        if not self._cuts:
+            self._closed_at, self._met_at = now, rate
+        self._cuts += 1
+        self._cut_at = now
+        slowest = min(mark.amount / LONGEST_GAP, 0.5 * self._estimate)
+        self._set_rate(max(BETA * rate, min(rate, slowest)), now)
+        self._full_at = max(self._full_at, now + mark.amount * self._unit)
+
+    def _set_rate(self, rate: float, now: float) -> None:
+        """Another rate, the same units owed."""
+        owed = max(0.0, self._full_at - now)
+        if self._unit:
+            owed /= self._unit * rate
+        self._full_at = now + owed
+        self._unit = 1.0 / rate
+        self.limit = rate * self.period
+
+    def _reopen(self, mark: Sent, now: float) -> None:
+        """The first attempt since the cut has passed: estimate the limit anew and begin a climb."""
+        rate, met_at = 1.0 / self._unit, self._met_at
+        start = BETA
+        if not self._climb_for or (self._searching and self._raises < 2):
+            estimate = self._first_estimate(mark, rate)
+            self._climb_for = FIRST_CLIMB * mark.amount / estimate
+        else:
+            early = not self._searching and self._climbed_for < 0.5 * self._climb_for
+            beyond = self._searching or met_at > PROVEN * self._estimate
+            if self._searching:
+                self._climb_for = FIRST_CLIMB * mark.amount / met_at
+                self._searching = False
+            estimate = self._next_estimate(mark, rate, early=early)
+            if not early:
+                self._adapt(shorter=not beyond)
+                start = BETA if beyond else RESUME
+        if self._cuts > 1:  # a window that was closed for so long is no shorter than that
+            self._climb_for = max(self._climb_for, now - self._closed_at)
+        rate = max(rate, start * estimate)
+        self._estimate, self._start = estimate, min(start, rate / estimate)
+        missing = max(0.0, 1.0 - rate / estimate) / (1.0 - self._start)
+        self._climbed_for = self._climb_for * (1.0 - missing ** (1 / 3))
+        self._cuts = self._raises = 0
+        self._opened_at = mark.at
+        self._set_rate(rate, now)
+
+    def _first_estimate(self, mark: Sent, rate: float) -> float:
+        """What had been admitted until a closed limit opened, if several attempts have found it closed. Else the refusal was met
+        by chance at a rate that says little: search by doubling."""
+        best = self._best_rate(-math.inf, mark)
+        closed_for, found_for = mark.at - self._closed_at, self._cut_at - self._closed_at
+        self._searching = self._cuts == 1 or best >= self._met_at or closed_for > 4.0 * found_for
+        return self._met_at if self._searching else max(best, rate)
+
+    def _next_estimate(self, mark: Sent, rate: float, *, early: bool) -> float:
+        """The rate that met the limit, or what had been admitted, by how the limit was met."""
+        met_at = self._met_at
+        if early:  # the last refusal's aftermath, or a limit that has fallen: half of each
+            return 0.5 * (min(met_at, self._estimate) + self._estimate)
+        if self._cuts > 1:  # it was closed for a while: a window, full of what had been admitted
+            return min(max(self._best_rate(self._opened_at, mark), rate), met_at)
+        admitted = self._admitted.since(self._closed_at - self._climb_for) / self._climb_for
+        return min(met_at, max(BETA * met_at, PROVEN * admitted))
+
+    def _best_rate(self, since: float, mark: Sent) -> float:
+        """What was admitted until the limit opened again: between the last cut and the attempt that passed."""
+        return self._admitted.best_rate(since, 0.5 * (self._cut_at + mark.at))
+
+    def _adapt(self, *, shorter: bool) -> None:
+        """Climb for longer if too many attempts were refused, for less if a shorter climb may be enough."""
+        ratio = self._refusals / (self._refusals + self._passes)
+        if ratio > REFUSED_RATIO:
+            self._climb_for *= 2.0
+        elif shorter and ratio < REFUSED_RATIO / 3.0:
+            self._climb_for /= 2.0
+        self._refusals = self._passes = 0

@@ -1,0 +1,135 @@
+"""Estimates of what a request will take, learned per account and model from what earlier ones took, and how wrong they are.
+
+Input tokens are the request's characters times a ratio, plus what does not depend on its length. Output tokens are as many as
+earlier answers had, within the request's own bound. The ledger reserves the estimate and corrects it at the end; until then the
+known error of the estimates says how much room to keep free for attempts in flight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import attrs
+
+from balancer.core.call import Demand, Size, Usage
+
+MOST_MODELS = 256
+"""Models per account whose estimates are kept: their names are the callers' to choose. The longest unused is forgotten."""
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text, on the average of the common vocabularies: what is assumed until usage tells better."""
+
+BELIEVED = 1_000.0
+"""Tokens of the first assumption: one short request does not overturn it, a few thousand tokens do."""
+
+KEPT_RATIO = 0.98
+"""What each new usage leaves of the weight of those before it: some fifty count."""
+
+OUTPUT_TOKENS = 1_000
+"""Tokens expected of an answer that has no bound, before any was seen: more than most chat answers have; never nothing."""
+
+LONGEST_ANSWER = 100_000
+"""Tokens of the longest answer that is believed where the request sets no bound: no report of a usage is to close an account."""
+
+LEAST_WEIGHT = 1 / 64
+"""Weight of one more ratio of truth to estimate, once there are as many."""
+
+KNOWN = 8
+"""Ratios from which on an error of estimates is known well enough to act upon."""
+
+MOST_OFF = 100.0
+"""The largest ratio of truth to estimate that is learned from; more is no error of an estimate."""
+
+Z = 2.8
+"""Standard deviations of the sum that is in flight to keep free: with ratios log-uniform in [1/2, 2] a half percent is refused."""
+
+
+@attrs.define(eq=False)
+class EstimateError:
+    """How far truths lie from their estimates, as decayed mean and deviation of truth / estimate.
+
+    Attributes:
+        samples: ratios seen.
+        bias: their mean; 1 without any.
+        spread: their standard deviation; 0 without any.
+    """
+
+    samples: int = attrs.field(init=False, default=0)
+    bias: float = attrs.field(init=False, default=1.0)
+    _variance: float = attrs.field(init=False, default=0.0)
+
+    def add(self, estimate: float, truth: float) -> None:
+        """An attempt took `truth` where `estimate`, > 0, was reserved."""
+        self.samples = samples = self.samples + 1
+        weight = LEAST_WEIGHT if samples > 64 else 1.0 / samples
+        off = min(truth / estimate, MOST_OFF) - self.bias
+        self.bias += weight * off
+        self._variance = (1.0 - weight) * (self._variance + weight * off * off)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the ratios."""
+        return math.sqrt(self._variance)
+
+    def excess(self, reserved: float, squares: float) -> float:
+        """Units that attempts in flight may take beyond what is reserved for them: what is to be expected of the bias, and `Z`
+        standard deviations of their sum.
+
+        Args:
+            reserved: units reserved for them in all.
+            squares: sum of the squares of what is reserved for each.
+        """
+        return max(0.0, (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares))
+
+
+@attrs.define(eq=False)
+class Estimator:
+    """The estimates of one model on one account."""
+
+    _tokens: float = attrs.field(init=False, default=BELIEVED)
+    _characters: float = attrs.field(init=False, default=BELIEVED * CHARACTERS_PER_TOKEN)
+    _answers: float = attrs.field(init=False, default=0.0)
+    _output: float = attrs.field(init=False, default=0.0)
+
+    def demand(self, size: Size) -> Demand:
+        """What a request of this size is expected to take."""
+        tokens = round(size.characters * self._tokens / self._characters) + size.fixed_tokens
+        bound = size.max_output_tokens
+        expected = round(self._output / self._answers) if self._answers else OUTPUT_TOKENS
+        output = expected if bound is None else min(expected, bound)
+        return Demand(max(1, tokens), max(1, output), 1, size.images, output if bound is None else bound)
+
+    def learn(self, size: Size, usage: Usage) -> None:
+        """A request of this size has taken this."""
+        tokens = usage.input_tokens - size.fixed_tokens
+        if size.characters > 0 and tokens > 0:
+            # A token is a byte at least: what is reported beyond is not of the text.
+            self._tokens = self._tokens * KEPT_RATIO + min(tokens, size.characters)
+            self._characters = self._characters * KEPT_RATIO + size.characters
+        if usage.output_tokens > 0:
+            self._answers = self._answers * KEPT_RATIO + 1.0
+            self._output = self._output * KEPT_RATIO + min(usage.output_tokens, LONGEST_ANSWER)
+
+
+@attrs.define(eq=False)
+class Estimators:
+    """Those of one account, by model; `None` without one."""
+
+    _by_model: OrderedDict[str | None, Estimator] = attrs.field(init=False, factory=OrderedDict[str | None, Estimator])
+
+    def demand(self, model: str | None, size: Size) -> Demand | None:
+        """What a request is expected to take; `None` while nothing has been learned of its model."""
+        estimator = self._by_model.get(model)
+        return None if estimator is None else estimator.demand(size)
+
+    def learn(self, model: str | None, size: Size, usage: Usage) -> None:
+        """A request has taken this."""
+        estimator = self._by_model.get(model)
+        if estimator is None:
+            estimator = self._by_model[model] = Estimator()
+            if len(self._by_model) > MOST_MODELS:
+                self._by_model.popitem(last=False)
+        else:
+            self._by_model.move_to_end(model)
+        estimator.learn(size, usage)

@@ -1,0 +1,424 @@
+"""One rate of a ledger: what of a demand it counts, when, and the mirror of the provider's own count.
+
+The mirror goes down at once and up only where evidence had lowered it: what an answer shows is compared with the room there was
+at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
+that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import attrs
+
+from balancer.core.calendar import CalendarWindow, load_zone
+from balancer.core.call import Demand, Usage
+from balancer.core.cubic import CubicBucket
+from balancer.core.estimating import KNOWN, EstimateError
+from balancer.core.limits import MONTH, Terms
+from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
+
+MOST_EVIDENCE = 16
+"""Charges to somebody else's account that can be given back; older ones only time frees."""
+
+ESTIMATED = ("tokens", "input_tokens", "output_tokens")
+
+
+class DimensionSnapshot(NamedTuple):
+    """One rate at one moment; amounts are computed from instants when they are asked for.
+
+    Attributes:
+        dimension: what it counts, one of `DIMENSIONS`.
+        name: tells several rates of one dimension apart.
+        period: seconds.
+        limit: units per period.
+        burst: units that may go at once; the largest demand that ever fits.
+        learned: whether it was learned from answers, not configured.
+        reserved: units under reservations that have not ended.
+        kept_back: units that are kept free for what these may still turn out to take.
+        held: units in use at most, but for those kept back.
+        full_at: trio time at which refill alone has freed everything; `inf` where charges leave one by one.
+        valid_until: trio time from which a new snapshot shows more room than this one computes; the next refill of a window.
+        bias: mean of what was really taken over what was estimated; 1 without data.
+        spread: relative standard deviation of the same.
+        models: the models it holds for; `None` for every one that is not in `other_models`.
+        other_models: models that have a rate of their own in its place.
+    """
+
+    dimension: str
+    name: str
+    period: float
+    limit: float
+    burst: float
+    learned: bool
+    reserved: float
+    kept_back: float
+    held: float
+    full_at: float
+    valid_until: float
+    bias: float
+    spread: float
+    models: frozenset[str | None] | None
+    other_models: frozenset[str | None]
+
+    def used(self, now: float) -> float:
+        """Units in use: reserved, charged, in debt, kept back."""
+        return in_use(self.held, self.full_at, self.limit / self.period, now) + self.kept_back
+
+    def room(self, now: float) -> float:
+        """Units that fit at once; negative in debt."""
+        return self.burst - self.used(now)
+
+    def covers(self, model: str | None) -> bool:
+        """Whether calls for `model` count against it."""
+        return model not in self.other_models if self.models is None else model in self.models
+
+    @property
+    def next_refill(self) -> float:
+        """Trio time at which more is free (windows) or everything is (buckets); `inf` if nothing is in use."""
+        return min(self.full_at, self.valid_until) if self.held > 0.0 else math.inf
+
+
+class _Held:
+    """The mark of what is counted only at the end."""
+
+
+HELD = _Held()
+
+
+class Sent(NamedTuple):
+    """What one line knows of an attempt: what is booked for it, its mark, when it was sent, whether it was refused."""
+
+    amount: float
+    mark: Any
+    at: float
+    refused: bool
+
+
+@attrs.define(eq=False)
+class Line:
+    """One rate of a ledger.
+
+    Args:
+        dimension: what it counts.
+        name: tells several rates of one dimension apart.
+        counter: how it counts.
+        learned: whether it was learned from answers.
+        models, other_models: as in `DimensionSnapshot`.
+        terms: what is configured; `None` for a learned rate.
+
+    Attributes:
+        failed_charged: whether the provider counts requests that it refuses.
+        demanded: units that a demand takes.
+        error: of the estimates, where there are any.
+        least_margin: seconds that its counter's margin may narrow to.
+    """
+
+    dimension: str
+    name: str
+    counter: Counter
+    learned: bool = False
+    models: frozenset[str | None] | None = None
+    other_models: frozenset[str | None] = frozenset()
+    terms: Terms | None = None
+    failed_charged: bool = attrs.field(init=False, default=False)
+    demanded: Callable[[Demand], float] = attrs.field(init=False)
+    error: EstimateError | None = attrs.field(init=False)
+    least_margin: float = attrs.field(init=False, default=LEAST_MARGIN)
+    _taken: Callable[[Usage], float] | None = attrs.field(init=False)
+    _cached_free: bool = attrs.field(init=False, default=False)
+    _produced: bool = attrs.field(init=False, default=False)
+    _plain: bool = attrs.field(init=False)
+    """Whether an attempt took what its usage says, as it says it."""
+    _pending: float = attrs.field(init=False, default=0)
+    """Units that are counted only at the end of the attempts that will take them."""
+    _squares: float = attrs.field(init=False, default=0)
+    """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
+    _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
+    _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
+    _evidence_at: float = attrs.field(init=False, default=-math.inf)
+    _charged: float = attrs.field(init=False, default=0.0)
+    """Units charged for attempts while there is evidence."""
+    _before: dict[int, tuple[float, float]] = attrs.field(init=False, factory=dict[int, tuple[float, float]])
+    """For charges of open attempts made since evidence came, by number: `_charged` and the units reserved, before them."""
+
+    def __attrs_post_init__(self) -> None:
+        self.demanded = attrgetter(self.dimension)
+        self._taken = attrgetter(self.dimension)
+        self._plain = self.dimension != "images"
+        self.error = EstimateError() if self.dimension in ESTIMATED else None
+        if isinstance(self.counter, CubicBucket):  # it learns in the units it is charged in, however wrong they are
+            self._taken = self.error = None
+        if self.terms is not None:
+            self._count_as(self.terms)
+
+    def _count_as(self, terms: Terms) -> None:
+        """Count by these terms from now on; what is booked ends as it was booked."""
+        self.terms, self.failed_charged = terms, terms.failed_charged
+        if self.dimension not in ESTIMATED:
+            return
+        self._cached_free = terms.cached_free and self.dimension != "output_tokens"
+        self._plain = not self._cached_free
+        self._produced = terms.charged == "produced"
+        self._taken = attrgetter(self.dimension) if terms.charged in ("adjusted", "produced") else None
+        bounded = {"tokens": "bound", "output_tokens": "output_bound"} if terms.charged == "max_tokens" else {}
+        self.demanded = attrgetter(bounded.get(self.dimension, self.dimension))
+
+    def covers(self, model: str | None) -> bool:
+        """Whether calls for `model` count against it."""
+        return model not in self.other_models if self.models is None else model in self.models
+
+    @property
+    def stamp(self) -> object:
+        """Another value after every change."""
+        return self.counter.charges, self.counter.open, self._pending
+
+    # -- asking -----------------------------------------------------------------------------------------------------------
+
+    def earliest(self, amount: float, now: float, before: float = 0.0) -> float:
+        """When `amount` fits: `now` if at once or once an attempt has ended, `inf` if it is more than ever fits. With `before`, as if
+        so much were booked now, before it."""
+        counter = self.counter
+        if amount > counter.burst:
+            return math.inf
+        amount = min(amount + self._kept_back(amount), counter.burst)
+        return counter.behind(before, amount, now) if before else counter.earliest(amount, now)
+
+    def admits(self, amount: float, now: float) -> bool:
+        """Whether `amount` fits now, beside what attempts in flight may still turn out to take."""
+        counter = self.counter
+        if self.error is None:
+            return counter.earliest(amount, now) <= now
+        needed = amount + self._kept_back(amount)
+        if needed > counter.burst >= amount and not self._squares:
+            needed = counter.burst
+        return counter.earliest(needed, now) <= now
+
+    def _kept_back(self, amount: float) -> float:
+        """Units to keep free beside `amount`."""
+        error = self.error
+        if error is None or error.samples < KNOWN:
+            return self._pending
+        return self._pending + error.excess(self._reserved() + amount, self._squares + amount * amount)
+
+    def _reserved(self) -> float:
+        """Units under reservations that have not ended."""
+        reserved = self.counter.open + self._pending
+        return max(0.0, reserved - self._foreign()) if self._evidence else reserved
+
+    # -- booking ----------------------------------------------------------------------------------------------------------
+
+    def book(self, amount: float, now: float) -> Any:
+        """Charge what a reservation demands, or hold it until the end; returns its mark."""
+        counter = self.counter
+        if self.error is not None:
+            self._squares += amount * amount
+            if self._produced:
+                self._pending += amount
+                return HELD
+        mark = counter.charge(amount, now)
+        if self._evidence:
+            self._before[counter.charges] = self._charged, self._reserved()
+            self._charged += amount
+        counter.open += amount
+        return mark
+
+    def end(self, amount: float, mark: Any, usage: Usage | None, now: float) -> None:
+        """The attempt has ended: correct what was booked for it by what it took; `None`: as estimated."""
+        counter, error, taken = self.counter, self.error, amount
+        if self._taken is not None:
+            if usage is not None:
+                taken = self._taken(usage) if self._plain else self._taken_by(usage, amount)
+                if error is not None and amount:
+                    error.add(amount, taken)
+            elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
+                taken = round(amount * error.bias)
+        if mark is None or mark is HELD:
+            if mark is HELD:
+                self._close(amount, mark)
+            if taken:
+                counter.charge(taken, now)
+            return
+        if self.error is not None:
+            self._squares -= amount * amount
+        if self._before:
+            self._before.pop(counter.number(mark), None)
+        counter.open -= amount
+        if taken > amount:
+            counter.charge(taken - amount, now)
+        elif taken < amount:
+            counter.take_back(mark, amount - taken)
+
+    def _taken_by(self, usage: Usage | None, amount: float) -> float:
+        """Units that an attempt took which was booked with `amount`."""
+        if usage is None or self._taken is None:
+            return amount
+        taken = self._taken(usage)
+        if self._cached_free:
+            taken -= usage.cached_tokens
+        if not taken and self.dimension == "images":  # no answer reports them: those asked for were made
+            return amount
+        return max(0, taken)
+
+    def charge_past(self, demand: Demand, usage: Usage | None, at: float) -> None:
+        """Charge what an attempt took that had ended before this line was."""
+        if taken := self._taken_by(usage, self.demanded(demand)):
+            mark = self.counter.charge(taken, at)
+            if isinstance(self.counter, CubicBucket):
+                self.counter.passed(mark, at)
+
+    def undo(self, amount: float, mark: Any) -> None:
+        """The provider never counted it."""
+        if mark is not None:
+            self._close(amount, mark)
+            if mark is not HELD:
+                self.counter.take_back(mark, amount)
+
+    def rebook(self, amount: float, mark: Any, now: float) -> Any:
+        """It is sent only now; returns its mark from now on."""
+        if mark is None or mark is HELD:
+            return mark
+        self.undo(amount, mark)
+        return self.book(amount, now)
+
+    def answered(self, amount: float, mark: Any, at: float, now: float) -> Any:
+        """Its answer has begun; returns its mark from now on."""
+        return mark if mark is None or mark is HELD else self.counter.answered(mark, amount, at, now)
+
+    def _close(self, amount: float, mark: Any) -> None:
+        """An attempt in flight is none any more."""
+        if self.error is not None:
+            self._squares -= amount * amount
+        if mark is HELD:
+            self._pending -= amount
+            return
+        self.counter.open -= amount
+        if self._before:
+            self._before.pop(self.counter.number(mark), None)
+
+    # -- mirroring --------------------------------------------------------------------------------------------------------
+
+    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float) -> None:
+        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`."""
+        counter, mark = self.counter, sent.mark
+        counter.mirrored = True
+        left = room(counter, now)
+        least, number = left, 0
+        if mark is not None and mark is not HELD:
+            number = counter.number(mark)
+            least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
+        by = least - remaining
+        if by > max(rounding, counter.grain):
+            self._lower(by, now)
+        elif self._evidence and sent.at >= self._evidence_at and number in self._before:
+            charged, open_before = self._before[number]
+            uncounted = self._charged - charged - sent.amount + open_before
+            self._give_back(remaining - rounding - uncounted - left)
+
+    def refused(self, sent: Sent, until: float, now: float) -> None:
+        """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at the
+        stated time."""
+        by = room(self.counter, now)
+        if until > now:
+            held, full_at, _ = self.counter.level(now)
+            by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
+        if by > 0.0:
+            self._lower(by, now)
+
+    def surprised(self, now: float) -> int:
+        """One more refusal over this rate; returns how many there were within a period."""
+        surprises = self._surprises
+        surprises.append(now)
+        while surprises[0] <= now - self.counter.period:
+            surprises.popleft()
+        return len(surprises)
+
+    def _lower(self, by: float, now: float) -> None:
+        """Charge somebody else."""
+        self._evidence_at = now
+        self._evidence.append((self.counter.charge(by, now), by))
+        self.counter.open += by
+        if len(self._evidence) > MOST_EVIDENCE:
+            _, forgotten = self._evidence.pop(0)
+            self.counter.open = max(0.0, self.counter.open - forgotten)
+
+    def _foreign(self) -> float:
+        return sum(by for _, by in self._evidence)
+
+    def _give_back(self, most: float) -> None:
+        """Take back charges to somebody else, the newest first, by `most` units in all."""
+        while self._evidence and most > 0.0:
+            mark, by = self._evidence.pop()
+            back = min(by, most)
+            most -= back
+            self.counter.take_back(mark, back)
+            self.counter.open = max(0.0, self.counter.open - back)
+            if back < by:
+                self._evidence.append((mark, by - back))
+
+    # -- settings ---------------------------------------------------------------------------------------------------------
+
+    def take_over(self, line: Line, now: float) -> bool:
+        """Count on as `line` would, with what is booked kept; returns whether that is possible."""
+        match self.counter, line.counter:
+            case Bucket() as counter, Bucket() as new if counter.period == new.period:
+                counter.resize(new.limit, new.burst, now)
+            case SlidingWindow() as counter, SlidingWindow() as new:
+                counter.resize(new.limit, new.period, now)
+            case CalendarWindow() as counter, CalendarWindow() as new if counter.zone is new.zone:
+                counter.resize(new.limit, now)
+            case _:
+                return False
+        if line.terms is not None:
+            self._count_as(line.terms)
+        return True
+
+    # -- showing ----------------------------------------------------------------------------------------------------------
+
+    def view(self, now: float) -> DimensionSnapshot:
+        """This rate at this moment."""
+        counter, error = self.counter, self.error
+        held, full_at, valid_until = counter.level(now)
+        return DimensionSnapshot(
+            self.dimension,
+            self.name,
+            counter.period,
+            counter.limit,
+            counter.burst,
+            self.learned,
+            self._reserved(),
+            0.0 if error is None else self._kept_back(0.0),
+            held,
+            full_at,
+            valid_until,
+            1.0 if error is None else error.bias,
+            0.0 if error is None else error.spread,
+            self.models,
+            self.other_models,
+        )
+
+
+def configured(terms: Terms, anchor: tuple[float, float], models: frozenset[str | None] | None = None) -> Line:
+    """The line of a configured rate.
+
+    Args:
+        terms: the rate.
+        anchor: some trio time and the epoch seconds at it.
+        models: the models it holds for; `None` for all.
+    """
+    return Line(terms.dimension, terms.dimension, _counter(terms, anchor), models=models, terms=terms)
+
+
+def _counter(terms: Terms, anchor: tuple[float, float]) -> Counter:
+    match terms.window:
+        case "sliding":
+            return SlidingWindow(terms.amount, terms.per)
+        case "calendar":
+            period = "month" if terms.per == MONTH else "day"
+            return CalendarWindow(terms.amount, period, load_zone(terms.zone), anchor)
+        case _:
+            return Bucket(terms.amount, terms.per, terms.burst)

@@ -1,0 +1,205 @@
+"""Estimates that are learned from usage, and the room that their error asks to keep free."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+
+import pytest
+
+from balancer.core.call import Demand, Size, Usage
+from balancer.core.estimating import (
+    KNOWN,
+    LONGEST_ANSWER,
+    MOST_MODELS,
+    MOST_OFF,
+    OUTPUT_TOKENS,
+    EstimateError,
+    Estimator,
+    Estimators,
+)
+from balancer.core.quota import Bucket, SlidingWindow
+
+
+def test_nothing_observed_is_four_characters_a_token_and_an_answer_of_a_thousand() -> None:
+    """Or the request's own bound, if that is less."""
+    estimator = Estimator()
+    assert estimator.demand(Size(4000, 7)) == Demand(1007, OUTPUT_TOKENS, 1, 0, OUTPUT_TOKENS)
+    assert estimator.demand(Size(4000, 7, 50)) == Demand(1007, 50, 1, 0, 50)
+    assert estimator.demand(Size(4000, 7, 9000, images=2)) == Demand(1007, OUTPUT_TOKENS, 1, 2, 9000)
+    assert estimator.demand(Size(0)).input_tokens == 1
+
+
+def test_the_ratio_of_tokens_to_characters_is_learned_without_what_is_fixed() -> None:
+    """Text of one and a half characters a token, beside 500 tokens of media."""
+    estimator = Estimator()
+    for _ in range(100):
+        estimator.learn(Size(3000, 500), Usage(2500, 10))
+    assert estimator.demand(Size(6000, 100)).input_tokens == pytest.approx(4100, rel=0.05)
+
+
+def test_the_ratio_is_one_of_sums() -> None:
+    """Short requests whose wrapping weighs much do not spoil the estimate of long ones."""
+    estimator = Estimator()
+    for _ in range(100):
+        estimator.learn(Size(20), Usage(15, 1))
+        estimator.learn(Size(40_000), Usage(10_000, 1))
+    assert estimator.demand(Size(40_000)).input_tokens == pytest.approx(10_000, rel=0.05)
+
+
+def test_the_output_is_the_mean_of_what_was_observed_under_the_bound() -> None:
+    """Recent answers count more."""
+    estimator = Estimator()
+    for output in (100, 300) * 50:
+        estimator.learn(Size(10), Usage(3, output))
+    assert estimator.demand(Size(10)).output_tokens == pytest.approx(200, rel=0.05)
+    assert estimator.demand(Size(10, 0, 150)).output_tokens == 150
+    for _ in range(200):
+        estimator.learn(Size(10), Usage(3, 40))
+    assert estimator.demand(Size(10)).output_tokens == pytest.approx(40, rel=0.2)
+
+
+def test_a_report_beyond_belief_does_not_close_the_account() -> None:
+    """One usage of 10^15 tokens leaves estimates that a limit can hold."""
+    estimator = Estimator()
+    estimator.learn(Size(100), Usage(10**15, 10**15))
+    demand = estimator.demand(Size(1000))
+    assert demand.input_tokens <= 1000
+    assert demand.output_tokens <= LONGEST_ANSWER
+
+
+def test_a_usage_that_tells_nothing_teaches_nothing() -> None:
+    """No text, no answer."""
+    estimator = Estimator()
+    before = estimator.demand(Size(400))
+    estimator.learn(Size(0, 5), Usage(90, 0))
+    estimator.learn(Size(400, 50), Usage(20, 0))
+    assert estimator.demand(Size(400)) == before
+
+
+def test_models_are_estimated_apart_and_their_number_is_bounded() -> None:
+    """Names are the callers' to choose; the longest unused is forgotten."""
+    estimators = Estimators()
+    assert estimators.demand("a", Size(10)) is None
+    estimators.learn("a", Size(10), Usage(3, 77))
+    estimators.learn(None, Size(10), Usage(3, 5))
+    for number in range(MOST_MODELS - 2):
+        estimators.learn(str(number), Size(10), Usage(3, 9))
+    estimators.learn("a", Size(10), Usage(3, 77))
+    estimators.learn("one more", Size(10), Usage(3, 9))
+    learned = estimators.demand("a", Size(10))
+    assert learned is not None
+    assert learned.output_tokens == 77
+    assert estimators.demand(None, Size(10)) is None
+
+
+def test_the_error_is_the_mean_and_the_deviation_of_truth_over_estimate() -> None:
+    """As many samples as are few are an ordinary mean."""
+    error = EstimateError()
+    assert (error.samples, error.bias, error.spread) == (0, 1.0, 0.0)
+    for ratio in (0.5, 1.0, 1.5, 2.0):
+        error.add(200, 200 * ratio)
+    assert error.samples == 4
+    assert error.bias == pytest.approx(1.25)
+    assert error.spread == pytest.approx(math.sqrt(0.3125))
+
+
+def test_the_error_follows_and_no_single_truth_rules_it() -> None:
+    """A few hundred later samples replace the first; a ratio beyond `MOST_OFF` counts as that."""
+    error = EstimateError()
+    for _ in range(300):
+        error.add(10, 20)
+    for _ in range(600):
+        error.add(10, 5)
+    assert error.bias == pytest.approx(0.5, abs=0.01)
+    assert error.spread == pytest.approx(0.0, abs=0.05)
+    error.add(1, 10**15)
+    assert error.bias < 0.5 + MOST_OFF / 60
+
+
+def test_the_excess_is_what_is_expected_beyond_the_estimates_and_never_less_than_nothing() -> None:
+    """Right estimates keep nothing back, a bias its share; many small ones less than one large one."""
+    exact, double, half, spread = EstimateError(), EstimateError(), EstimateError(), EstimateError()
+    for number in range(100):
+        exact.add(10, 10)
+        double.add(10, 20)
+        half.add(10, 5)
+        spread.add(10, 5 if number % 2 else 15)
+    assert exact.excess(1000, 10_000) == 0.0
+    assert double.excess(1000, 10_000) == pytest.approx(1000)
+    assert half.excess(1000, 10_000) == 0.0
+    assert spread.excess(1000, 10 * 100**2) < spread.excess(1000, 1000**2)
+
+
+LIMIT, PERIOD = 100_000, 60.0
+
+
+class Truth:
+    """The provider: it counts the truth at the start, in a bucket or a sliding window of its own."""
+
+    def __init__(self, window):
+        self.counter = SlidingWindow(LIMIT, PERIOD) if window == "sliding" else Bucket(LIMIT, PERIOD, LIMIT)
+        self.counter.margin = 0.0
+
+    def admits(self, amount, now):
+        if fits := self.counter.earliest(amount, now) <= now:
+            self.counter.charge(amount, now)
+        return fits
+
+
+def simulate(window, ratio, rng, *, latency=5.0, until=1260.0):
+    """A backlog of demands of 1 to 3 % of the limit; returns refused and used share after the first minute.
+
+    The ledger charges the estimate, keeps the excess free, and corrects when the attempt ends.
+    """
+    truth, error, order = Truth(window), EstimateError(), itertools.count()
+    ledger = SlidingWindow(LIMIT, PERIOD) if window == "sliding" else Bucket(LIMIT, PERIOD, LIMIT)
+    now, reserved, squares, ends, waiting = 0.0, 0, 0, [], []
+    attempts = refusals = admitted = 0
+    while now < until:
+        if not waiting:
+            taken = rng.randint(LIMIT // 100, 3 * LIMIT // 100)
+            waiting.append((round(taken / ratio(rng)), taken))
+        estimate, taken = waiting[-1]
+        kept_back = error.excess(reserved + estimate, squares + estimate**2) if error.samples >= KNOWN else 0.0
+        at = ledger.earliest(min(estimate + kept_back, LIMIT), now)
+        if at <= now:
+            waiting.pop()
+            mark, fits = ledger.charge(estimate, now), truth.admits(taken, now + rng.uniform(0.0, 0.02))
+            reserved, squares = reserved + estimate, squares + estimate**2
+            if now > PERIOD:
+                attempts, refusals, admitted = attempts + 1, refusals + (not fits), admitted + taken * fits
+            heapq.heappush(ends, (now + (latency if fits else 0.2), next(order), estimate, taken, mark, fits))
+            continue
+        now = min(at, ends[0][0]) if ends else at
+        while ends and ends[0][0] <= now:
+            _, _, estimate, taken, mark, fits = heapq.heappop(ends)
+            reserved, squares = reserved - estimate, squares - estimate**2
+            if not fits:
+                ledger.take_back(mark, estimate)
+                waiting.append((estimate, taken))
+                continue
+            error.add(estimate, taken)
+            if taken > estimate:
+                ledger.charge(taken - estimate, now)
+            else:
+                ledger.take_back(mark, estimate - taken)
+    return refusals / attempts, admitted / ((until - PERIOD) * LIMIT / PERIOD)
+
+
+def log_uniform(rng):
+    return 2.0 ** rng.uniform(-1.0, 1.0)
+
+
+RATIOS = {"log-uniform": log_uniform, **{f"{ratio:g}": lambda rng, ratio=ratio: ratio for ratio in (0.5, 0.75, 1.0, 1.5, 2.0)}}
+
+
+@pytest.mark.parametrize("ratio", RATIOS.values(), ids=RATIOS.keys())
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_wrong_estimates_are_seldom_refused_and_cost_little_of_the_limit(window, ratio) -> None:
+    """Truth over estimate within [1/2, 2]: under 1 % refused after the first minute, at least 90 % used."""
+    runs = [simulate(window, ratio, random.Random(seed)) for seed in range(4)]
+    assert sum(refused for refused, _ in runs) / len(runs) < 0.01
+    assert sum(used for _, used in runs) / len(runs) >= 0.9

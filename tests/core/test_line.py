@@ -1,0 +1,226 @@
+"""One rate of a ledger: what of a demand it counts and when, whom it holds for, and the mirror in both directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from balancer.core.call import Demand, Usage
+from balancer.core.ledger import Ledger, Reservation
+from balancer.core.limits import Counting, Limits
+from balancer.core.outcome import LimitSeen
+from balancer.core.quota import LEAST_MARGIN, MARGIN
+
+DEMAND = Demand(input_tokens=100, output_tokens=50, max_output_tokens=400)
+USAGE = Usage(input_tokens=120, output_tokens=30, cached_tokens=80)
+
+
+def used(ledger: Ledger, dimension: str, now: float = 0.0) -> float:
+    return next(view.used(now) for view in ledger.views(now) if view.dimension == dimension)
+
+
+def tokens(amount: float = 1000, **counting: Any) -> Limits:
+    return Limits(tokens={"amount": amount, "per": 60.0, "window": "sliding", **counting})
+
+
+@pytest.mark.parametrize(
+    ("counting", "reserved", "settled"),
+    [
+        ({}, 150, 150),
+        ({"charged": "adjusted"}, 150, 150),
+        ({"charged": "start"}, 150, 150),
+        ({"charged": "produced"}, 150, 150),
+        ({"charged": "max_tokens"}, 500, 500),
+        ({"cached_free": True}, 150, 70),
+        ({"charged": "max_tokens", "cached_free": True}, 500, 500),
+    ],
+)
+def test_what_is_counted(counting: dict[str, Any], reserved: float, settled: float) -> None:
+    """The estimate or the bound at the start, corrected by the usage or not, cached tokens or none."""
+    ledger = Ledger(tokens(**counting))
+    reservation = ledger.reserve(DEMAND, 0.0)
+    assert used(ledger, "tokens") == reserved
+    ledger.settle(reservation, USAGE, 0.0)
+    assert used(ledger, "tokens") == settled
+
+
+def test_the_estimate_stays_where_the_provider_does_not_adjust() -> None:
+    """Counted at the start means that no usage moves it."""
+    ledger = Ledger(tokens(charged="start"))
+    ledger.settle(ledger.reserve(DEMAND, 0.0), Usage(900, 900), 0.0)
+    assert used(ledger, "tokens") == 150
+
+
+def test_what_is_produced_is_counted_when_it_has_been() -> None:
+    """Until then its estimate is kept free, however long that takes; then the usage is charged."""
+    ledger = Ledger(Limits(output_tokens={"amount": 100, "per": 60.0, "charged": "produced", "burst": 60}))
+    reservation = ledger.reserve(DEMAND, 0.0)
+    assert used(ledger, "output_tokens", 300.0) == 50
+    assert not ledger.admits(DEMAND, 300.0)
+    assert ledger.earliest(DEMAND, 300.0) == 300.0  # as soon as the attempt has ended
+    ledger.settle(reservation, USAGE, 300.0)
+    assert used(ledger, "output_tokens", 300.0) == pytest.approx(30)
+    refunded = ledger.reserve(Demand(1, 20), 300.0)
+    ledger.refund(refunded, 300.0)
+    assert used(ledger, "output_tokens", 300.0) == pytest.approx(30)
+
+
+def test_a_refusal_that_the_provider_counts_stays_charged() -> None:
+    """One that it does not count is given back; one that was never sent always is."""
+    counted = Ledger(Limits(requests={"amount": 5, "per": 60.0, "failed_charged": True}, window="sliding"))
+    counted.refuse(counted.reserve(Demand(), 0.0), 0.0)
+    counted.refund(counted.reserve(Demand(), 0.0), 0.0)
+    assert used(counted, "requests") == 1
+    free = Ledger(Limits(requests="5/min", window="sliding"))
+    free.refuse(free.reserve(Demand(), 0.0), 0.0)
+    assert used(free, "requests") == 0
+
+
+def test_images_are_those_asked_for() -> None:
+    """Answers do not report them; a caller may."""
+    ledger = Ledger(Limits(images_per_minute=10, window="sliding"))
+    ledger.settle(ledger.reserve(Demand(images=3), 0.0), USAGE, 0.0)
+    assert used(ledger, "images") == 3
+    ledger.settle(ledger.reserve(Demand(images=3), 0.0), Usage(images=1), 0.0)
+    assert used(ledger, "images") == 4
+
+
+def test_presets_count_where_nothing_is_configured() -> None:
+    """The rate's own word goes first, then the table's, then the provider's for the period, then for the dimension."""
+    presets = {
+        ("tokens", None): Counting(charged="max_tokens"),
+        ("tokens", 86400.0): Counting(window="calendar", zone="America/Los_Angeles"),
+    }
+    limits = Limits(tokens=["1000/min", {"amount": 9000, "per": "day", "zone": "Asia/Tokyo"}], cached_free=True)
+    minute, day = limits.terms(presets)
+    assert (minute.window, minute.charged, minute.cached_free) == ("bucket", "max_tokens", True)
+    assert (day.window, day.charged, day.zone, day.cached_free) == ("calendar", "adjusted", "Asia/Tokyo", True)
+
+
+def test_limits_of_one_model_hold_for_it_alone() -> None:
+    """Beside those of the account."""
+    limits = Limits(requests="10/min", models={"large": {"requests": "2/min", "window": "sliding"}}, window="sliding")
+    ledger = Ledger(limits)
+    for _ in range(2):
+        assert ledger.admits(Demand(), 0.0, "large")
+        ledger.reserve(Demand(), 0.0, "large")
+    assert not ledger.admits(Demand(), 0.0, "large")
+    assert ledger.earliest(Demand(), 0.0, "large") == 60.0 + MARGIN
+    assert ledger.admits(Demand(), 0.0, "small")
+    views = ledger.views(0.0)
+    assert [(view.limit, view.covers("large"), view.covers("small")) for view in views] == [(10, True, True), (2, True, False)]
+
+
+def test_a_shared_limit_is_charged_by_every_account_that_shares_it() -> None:
+    """Each keeps its own beside it; an account's new settings may leave it."""
+    organisation = Ledger(Limits(requests="3/min", window="sliding"))
+    ledgers = [Ledger(Limits(requests="9/min"), shared=organisation.lines) for _ in range(2)]
+    ends = [(ledger, ledger.reserve(Demand(), 0.0)) for ledger in (*ledgers, ledgers[0])]
+    assert not any(ledger.admits(Demand(), 0.0) for ledger in ledgers)
+    ledgers[1].replace(Limits(requests="9/min"), 0.0)
+    assert ledgers[1].admits(Demand(), 0.0)
+    for ledger, reservation in ends:
+        ledger.refund(reservation, 1.0)
+    assert used(organisation, "requests", 1.0) == 0
+
+
+def test_a_day_of_the_calendar_begins_in_its_zone() -> None:
+    """23:59:50 in Tokyo: what is used up comes back ten seconds later, and once."""
+    epoch = 1_767_193_190.0  # 2025-12-31 14:59:50 UTC
+    limits = Limits(requests={"amount": 2, "per": "day", "window": "calendar", "zone": "Asia/Tokyo"})
+    ledger = Ledger(limits, anchor=(500.0, epoch))
+    for _ in range(2):
+        ledger.reserve(Demand(), 500.0)
+    assert ledger.earliest(Demand(), 500.0) == pytest.approx(510.0, abs=1.5)
+    assert ledger.admits(Demand(), 512.0)
+    assert ledger.day_ends_at(500.0) == pytest.approx(510.0, abs=1.5)
+    ledger = Ledger(limits, anchor=(500.0, epoch))
+    ledger.reserve(Demand(), 500.0)
+    ledger.reserve(Demand(), 500.0)
+    ledger.replace(Limits(requests={"amount": 3, "per": "day", "window": "calendar", "zone": "Asia/Tokyo"}), 500.5)
+    assert used(ledger, "requests", 500.5) == 2
+
+
+def observed(remaining: float, limit: float = 10, dimension: str = "requests") -> tuple[LimitSeen, ...]:
+    return (LimitSeen(dimension, dimension, limit, remaining),)
+
+
+def sent(ledger: Ledger, now: float) -> Reservation:
+    return ledger.reserve(Demand(), now)
+
+
+def test_the_mirror_goes_up_again_where_evidence_had_lowered_it() -> None:
+    """Only by an answer to a request that was sent later, and only what somebody else was charged with."""
+    ledger = Ledger(Limits(requests="10/min", window="sliding"))
+    early, first = sent(ledger, 0.0), sent(ledger, 0.0)
+    ledger.observe(observed(2), 1.0, first)
+    assert used(ledger, "requests", 1.0) == 8
+    ledger.observe(observed(8), 1.1, early)
+    assert used(ledger, "requests", 1.1) == 8
+    ledger.settle(early, None, 1.2)
+    ledger.settle(first, None, 1.2)
+    later = sent(ledger, 2.0)
+    ledger.observe(observed(5, limit=10), 3.0, later)
+    assert used(ledger, "requests", 3.0) == 6  # five by the provider's count, which may be one too small
+    ledger.observe(observed(10), 3.1, later)
+    assert used(ledger, "requests", 3.1) == 3
+
+
+def test_the_mirror_goes_up_no_farther_than_attempts_in_flight_allow() -> None:
+    """Those that the provider may not have counted yet are taken as uncounted."""
+    ledger = Ledger(Limits(requests="10/min", window="sliding"))
+    first = sent(ledger, 0.0)
+    ledger.observe(observed(0), 1.0, first)
+    assert used(ledger, "requests", 1.0) == 10
+    ledger.settle(first, None, 1.0)
+    flying = [ledger.reserve(Demand(), 2.0) for _ in range(2)]  # a doctored start: nothing admits them
+    answered = sent(ledger, 2.0)
+    flying.append(sent(ledger, 2.1))
+    ledger.observe(observed(9), 3.0, answered)
+    # One counted by the provider, a rounding of one, and three that may be still to count.
+    assert used(ledger, "requests", 3.0) == 5
+    for reservation in flying:
+        ledger.settle(reservation, None, 3.0)
+
+
+def test_lies_free_nothing_of_our_own() -> None:
+    """An answer that shows more than there can be leaves what we have charged."""
+    ledger = Ledger(Limits(requests="10/min", window="sliding"))
+    reservations = [sent(ledger, 0.0) for _ in range(10)]
+    for reservation in reservations:
+        ledger.observe(observed(10), 0.5, reservation)
+    assert not ledger.admits(Demand(), 1.0)
+
+
+def test_margins_narrow_while_nothing_is_refused_and_widen_at_a_boundary() -> None:
+    """A refusal right where the window let go doubles the wait; it never narrows to where that happened."""
+    ledger = Ledger(Limits(requests="2/min", window="sliding"))
+    margin = lambda: ledger.lines[0].counter.margin  # noqa: E731
+    assert margin() == MARGIN
+    reservation = sent(ledger, 0.0)
+    for _ in range(100):
+        ledger.served(reservation, 0.0)
+    assert margin() == LEAST_MARGIN
+    reservation = sent(ledger, 0.0)
+    ledger.refuse(reservation, 0.1)
+    assert ledger.refused(reservation, "requests", None, 0.1)
+    assert margin() == 2 * LEAST_MARGIN
+    for _ in range(100):
+        ledger.served(reservation, 0.0)
+    assert margin() == 1.5 * LEAST_MARGIN
+
+
+def test_what_goes_before_a_demand_delays_it() -> None:
+    """As much as it takes of what that waits for, in a bucket, a window and a day."""
+    bucket = Ledger(Limits(tokens="600/min"))
+    bucket.reserve(Demand(600), 0.0)
+    alone = bucket.earliest(Demand(100), 0.0)
+    assert bucket.earliest(Demand(100), 0.0, after=Demand(50)) == pytest.approx(alone + 5.0)
+    assert bucket.earliest(Demand(100), 0.0, after=Demand(0)) == alone
+    window = Ledger(Limits(tokens="600/min", window="sliding"))
+    window.reserve(Demand(300), 0.0)
+    window.reserve(Demand(200), 10.0)
+    assert window.earliest(Demand(100), 20.0, after=Demand(50)) == 60.0 + MARGIN
+    assert window.earliest(Demand(600), 20.0, after=Demand(50)) == 80.0 + MARGIN
+    assert window.earliest(Demand(100), 20.0, after=Demand()) == 20.0
