@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import attrs
 
+from balancer.core.limits import Counting, Presets
 from balancer.core.outcome import (
     Billing,
     CallerFault,
@@ -24,9 +25,9 @@ from balancer.core.outcome import (
     Unauthorized,
 )
 from balancer.providers.auth import in_header
-from balancer.providers.judging import Case, Kind, judge, read_error
-from balancer.providers.limits import LONGEST_RESET, Family, limits_in
-from balancer.providers.values import Headers, ValueInvalid, date_of, rfc3339, wait_until
+from balancer.providers.judging import Case, Kind, judge, limits_of, read_error
+from balancer.providers.limits import Family, LimitReader
+from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, rfc3339, wait_until
 
 ERRORS: Mapping[str, Kind] = {
     "ramp_limit_exceeded": Ramp,
@@ -55,6 +56,17 @@ FAMILIES = tuple(
     )
     for name in ("requests", "tokens", "input-tokens", "output-tokens")
 )
+"""The limits of ordinary calls. `anthropic-priority-*` and `anthropic-fast-*` are not among them on purpose: each is a bucket of
+its own that only calls of that service tier or speed draw from, and nothing in a call says which that will be. Read as limits
+of input and output tokens, an empty one (or one of 0, not enabled) would hold back calls that do not need it."""
+
+COUNTING: Presets = {
+    ("input_tokens", None): Counting(charged="adjusted", cached_free=True),
+    ("output_tokens", None): Counting(charged="produced"),
+}
+"""Input is estimated at the start, then adjusted, and cache reads do not count for most models; output counts as it is produced.
+Buckets that refill continuously, which is the default. Documented: platform.claude.com, "Rate limits"."""
+
 SERVED = Served()
 NO_HEADERS = Headers(())
 
@@ -67,7 +79,10 @@ def reset_after(value: bytes, headers: Headers) -> float:
     return wait_until(rfc3339(value), headers)
 
 
-@attrs.frozen
+LIMITS = LimitReader(FAMILIES, reset_after)
+
+
+@attrs.frozen(eq=False)
 class Anthropic:
     """Limits in `anthropic-ratelimit-*`, the credential in `x-api-key`, typed error objects."""
 
@@ -75,6 +90,8 @@ class Anthropic:
     base_url: str | None = "https://api.anthropic.com/v1"
     dialects: frozenset[str] = frozenset(("anthropic.messages",))
     extra_headers: tuple[tuple[bytes, bytes], ...] = ((b"anthropic-version", b"2023-06-01"),)
+    shows_limits: bool = True
+    counting: Presets = COUNTING
 
     def credential_header(self, secret_text: str, auth: str | Mapping[str, str]) -> tuple[bytes, bytes]:
         """The header that carries the credential."""
@@ -82,18 +99,23 @@ class Anthropic:
 
     def limits_seen(self, headers: Headers) -> tuple[LimitSeen, ...]:
         """The limits that the response's headers show."""
-        return limits_in(headers, FAMILIES, reset_after)
+        return LIMITS.read(headers)
 
     def evidence(self, status: int, headers: Headers, body: bytes, now: float) -> Evidence:
         """What a response tells about its account."""
         limits = self.limits_seen(headers)
         if 200 <= status <= 299:
             return Evidence(SERVED, None, limits)
-        return Evidence(_judge(Case(status, headers, read_error(body), limits, now)), None, limits)
+        return _evidence(Case(status, headers, read_error(body), limits, now))
 
     def evidence_of_error(self, body: bytes, now: float) -> Evidence:
         """What an error inside an answer tells about its account."""
-        return Evidence(_judge(Case(None, NO_HEADERS, read_error(body), (), now)))
+        return _evidence(Case(None, NO_HEADERS, read_error(body), (), now))
+
+
+def _evidence(case: Case) -> Evidence:
+    outcome = _judge(case)
+    return Evidence(outcome, None, limits_of(case, outcome))
 
 
 def _judge(case: Case) -> Outcome:
@@ -106,7 +128,7 @@ def _access_at(case: Case) -> float | None:
     try:
         if match := _REGAIN.search(case.said.message):
             instant = rfc3339(f"{match[1]}T{match[2]}:00Z")
-        elif "enforced_spend_limit_reached" in case.said.codes and (made_at := date_of(case.headers)) is not None:
+        elif "enforced_spend_limit_reached" in case.said.codes and (made_at := case.headers.made_at()) is not None:
             day = datetime.fromtimestamp(made_at, UTC)
             instant = datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC).timestamp()
         else:

@@ -6,38 +6,52 @@ from collections.abc import Mapping
 
 import attrs
 
+from balancer.core.limits import PERIODS, Presets
 from balancer.core.outcome import CallerFault, Evidence, Faulted, LimitSeen, Served
 from balancer.providers.auth import in_header
 from balancer.providers.judging import Case, Said, judge
-from balancer.providers.limits import Family, limits_in
+from balancer.providers.limits import LimitReader, family
 from balancer.providers.values import Headers, any_wait
 
-FAMILIES = tuple(
-    Family("requests", "requests", f"{prefix}-limit".encode(), f"{prefix}-remaining".encode(), f"{prefix}-reset".encode())
-    for prefix in ("ratelimit", "x-ratelimit", "x-rate-limit")
+PREFIXES = ("x-ratelimit", "x-rate-limit")
+
+
+BY_PERIOD = LimitReader(
+    tuple(
+        family("requests", f"requests-{period}", f"-{period}", prefix, period=seconds)
+        for prefix in PREFIXES
+        for period, seconds in PERIODS.items()
+    ),
+    any_wait,
 )
+PLAIN = LimitReader(tuple(family("requests", "requests", "", prefix) for prefix in PREFIXES), any_wait)
+COUNTING: Presets = {}
+"""Any API counts as it likes: nothing is preset."""
 SERVED = Served()
 
 CALLERS_OWN = frozenset((404, 409, 424, 498))
 """Statuses that an LLM provider uses about itself, and any other API about what it was asked."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class PlainHTTP:
-    """`Retry-After` and `RateLimit-*`, a bearer credential, no dialect."""
+    """`Retry-After`, `RateLimit` and `X-RateLimit-*`, a bearer credential, no dialect."""
 
     name: str = "http"
     base_url: str | None = None
     dialects: frozenset[str] = frozenset()
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+    shows_limits: bool = False
+    counting: Presets = COUNTING
 
     def credential_header(self, secret_text: str, auth: str | Mapping[str, str]) -> tuple[bytes, bytes]:
         """The header that carries the credential."""
         return in_header(secret_text, auth or "bearer")
 
     def limits_seen(self, headers: Headers) -> tuple[LimitSeen, ...]:
-        """The one limit of requests that the response's headers show, under the first of its names that is used."""
-        return limits_in(headers, FAMILIES, any_wait)[:1]
+        """The limits of requests that the response's headers show: by the names that say their periods, else as the standard
+        has it, else the first of the plain names."""
+        return BY_PERIOD.read(headers) or PLAIN.read(headers)[:1]
 
     def evidence(self, status: int, headers: Headers, body: bytes, now: float) -> Evidence:
         """What a response tells about its account."""

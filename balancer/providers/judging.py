@@ -14,6 +14,7 @@ from typing import Any, cast
 import attrs
 import msgspec
 
+from balancer.core.call import DIMENSIONS
 from balancer.core.outcome import (
     Billing,
     CallerFault,
@@ -30,11 +31,14 @@ from balancer.core.outcome import (
     TooLarge,
     Unauthorized,
 )
-from balancer.providers.limits import LONGEST_RESET
-from balancer.providers.values import Headers, ValueInvalid, go_duration, retry_after, seconds
+from balancer.providers.refusals import LONGEST_QUOTA, dimension_in, joined, limit_in_text, limits_in_quotas, period_in
+from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, go_duration, retry_after, seconds
 
 TRANSIENT_CAP = 300.0
 """Seconds of the longest pause for a passing refusal: a wrong header then costs five minutes of one account, not a day."""
+
+SHORTEST_DAY = 3600.0
+"""Seconds below which no wait is believed beside a quota that is named as one of a day: 20 s were seen, and refused again."""
 
 ERROR_BODY_CAP = 1 << 20
 """Bytes of the largest error body that is read; real ones have a few hundred."""
@@ -67,12 +71,16 @@ class Said:
         message: its text.
         wait: seconds to wait, if a field of the body says so.
         status: the status that the body claims, 400..599.
+        limits: the limits that fields of the body name.
+        headers: an upstream's headers, where a router repeats them.
     """
 
     codes: tuple[str, ...] = ()
     message: str = ""
     wait: float | None = None
     status: int | None = None
+    limits: tuple[LimitSeen, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @attrs.frozen
@@ -113,6 +121,14 @@ def judge(case: Case, table: Mapping[str, Kind]) -> Outcome:
     return made(kind, case)
 
 
+def limits_of(case: Case, outcome: Outcome) -> tuple[LimitSeen, ...]:
+    """The limits that a case shows: those of its headers, and of a refusal for a limit what its body tells of it."""
+    if not isinstance(outcome, RateLimited | QuotaExhausted | TooLarge):
+        return case.limits
+    stated = limit_in_text(case.said.message)
+    return joined(case.limits, case.said.limits if stated is None else (*case.said.limits, stated))
+
+
 def made(kind: Kind, case: Case) -> Outcome:
     """An outcome of `kind` with what the case tells about it."""
     if kind is RateLimited or kind is QuotaExhausted:
@@ -136,7 +152,9 @@ def _limited(case: Case, *, for_long: bool) -> Outcome:
         return ModelMissing()
     dimension = _dimension(case)
     wait = _wait(case, dimension)
-    if for_long or _PERIOD_LONG.search(message) or any(_PERIOD_LONG.search(code) for code in case.said.codes):
+    if wait is not None and wait < SHORTEST_DAY and any("perday" in code for code in case.said.codes):
+        wait = None
+    if for_long or _is_long(case.said):
         return QuotaExhausted(None if wait is None else case.now + min(wait, LONGEST_RESET))
     if wait is None:
         return RateLimited(dimension)
@@ -145,13 +163,23 @@ def _limited(case: Case, *, for_long: bool) -> Outcome:
     return RateLimited(dimension, case.now + min(wait, TRANSIENT_CAP))
 
 
+def _is_long(said: Said) -> bool:
+    period = period_in(said.message)
+    return (
+        period in ("day", "month")
+        or (period is None and _PERIOD_LONG.search(said.message) is not None)
+        or any(_PERIOD_LONG.search(code) for code in said.codes)
+    )
+
+
 def _dimension(case: Case) -> str | None:
-    for dimension, pattern in _DIMENSIONS.items():
-        if pattern.search(case.said.message):
-            return dimension
+    if (dimension := dimension_in(case.said.message)) is not None:
+        return dimension
     for code in case.said.codes:
-        if code in _DIMENSIONS:
+        if code in DIMENSIONS:
             return code
+    if told := {limit.dimension for limit in case.said.limits}:
+        return told.pop() if len(told) == 1 else None
     empty = {limit.dimension for limit in case.limits if limit.remaining == 0}
     return empty.pop() if len(empty) == 1 else None
 
@@ -185,13 +213,7 @@ def wait_in_text(message: str) -> float | None:
 _HIGH_DEMAND = re.compile(r"temporarily unable to process your request|experiencing high demand", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"\brequest too large\b", re.IGNORECASE)
 _NO_ALLOWANCE = re.compile(r"\blimit:? 0(?![0-9.,]*[0-9])", re.IGNORECASE)
-_PERIOD_LONG = re.compile(r"\bper[ -](?:day|month)\b|\([a-z]{1,3}pd\)|perday|quota_exceeded", re.IGNORECASE)
-_DIMENSIONS = {
-    "input_tokens": re.compile(r"\binput tokens? per\b|\(ITP[SMHD]\)", re.IGNORECASE),
-    "output_tokens": re.compile(r"\boutput tokens? per\b|\(OTP[SMHD]\)", re.IGNORECASE),
-    "tokens": re.compile(r"\btokens? per\b|\btoken rate limit\b|\brequest tokens\b|\(TP[SMHD]\)", re.IGNORECASE),
-    "requests": re.compile(r"\brequests? per\b|\bcall rate limit\b|\bnumber of requests\b|\(RP[SMHD]\)", re.IGNORECASE),
-}
+_PERIOD_LONG = re.compile(r"\([a-z]{1,3}pd\)|per[ -]?(?:day|month)|quota_exceeded", re.IGNORECASE)
 _UNIT = r"hours?|minutes?|seconds?|milliseconds?|h|ms|m|s"
 _UNITS = {unit: unit for unit in ("h", "m", "s", "ms")} | {
     name + plural: unit
@@ -224,17 +246,24 @@ def read_error(body: bytes) -> Said:
         error.get("code"),
         _table(error.get("metadata")).get("error_type"),
     ]
-    codes += [error.get("type"), error.get("status")]
+    codes += [error.get("type"), error.get("__type"), error.get("status")]
+    violations: list[Mapping[str, Any]] = []
     wait = _seconds(_table(error.get("availability")).get("retry_after"))
     for detail in map(_table, _items(details)):
         codes.append(detail.get("reason"))
         wait = _seconds(detail.get("retryDelay")) if wait is None else wait
-        codes += [_table(violation).get("quotaId") for violation in _items(detail.get("violations"))]
-    texts = tuple(code.lower() for code in codes if isinstance(code, str) and len(code) <= 200)
-    if any("perday" in text for text in texts):
-        wait = None  # seen with 20 s: the name of the quota is right, the delay is not
+        violations += [_table(violation) for violation in _items(detail.get("violations"))]
+    codes += [violation.get("quotaId") for violation in violations]
+    texts = tuple(code.lower() for code in codes if isinstance(code, str) and len(code) <= LONGEST_QUOTA)
     message = given if isinstance(given, str) else error.get("message")
-    return Said(texts, message[:4000] if isinstance(message, str) else "", wait, _status(error.get("code")))
+    return Said(
+        texts,
+        message[:4000] if isinstance(message, str) else "",
+        wait,
+        _status(error.get("code")),
+        limits_in_quotas(violations),
+        _headers(_table(error.get("metadata")).get("headers")),
+    )
 
 
 def _table(value: object) -> Mapping[str, Any]:
@@ -243,6 +272,17 @@ def _table(value: object) -> Mapping[str, Any]:
 
 def _items(value: object) -> list[object]:
     return cast("list[object]", value)[:16] if isinstance(value, list) else []
+
+
+def _headers(value: object) -> tuple[tuple[bytes, bytes], ...]:
+    pairs = list(_table(value).items())[:16]
+    return tuple(
+        [
+            (name.encode(), given.encode())
+            for name, given in pairs
+            if isinstance(given, str) and name.isascii() and given.isascii() and len(name) + len(given) <= LONGEST_QUOTA
+        ]
+    )
 
 
 def _seconds(value: object) -> float | None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from balancer.core.limits import Presets
 from balancer.core.outcome import Evidence, LimitSeen
 from balancer.providers.anthropic import Anthropic
+from balancer.providers.compatible import AZURE, BEDROCK, CEREBRAS, GEMINI, GROQ, MISTRAL, OPENROUTER, VLLM
 from balancer.providers.http import PlainHTTP
-from balancer.providers.openai import OpenAI
+from balancer.providers.openai import OPENAI
 from balancer.providers.values import Headers
 
 
@@ -36,6 +38,16 @@ class Provider(Protocol):
         """Sent where the caller gave no header of that name."""
         ...
 
+    @property
+    def shows_limits(self) -> bool:
+        """Whether it is known to have limits and to show them in its answers: then the first answer is worth waiting for."""
+        ...
+
+    @property
+    def counting(self) -> Presets:
+        """How it counts, as far as that is known; an account's settings go before it."""
+        ...
+
     def credential_header(self, secret_text: str, auth: str | Mapping[str, str]) -> tuple[bytes, bytes]:
         """The header that carries the credential; `auth` is `""` for the provider's way, `"bearer"` or `{"header": name}`."""
         ...
@@ -57,7 +69,7 @@ def _by_name(*providers: Provider) -> Mapping[str, Provider]:
     return MappingProxyType({provider.name: provider for provider in providers})
 
 
-PROVIDERS = _by_name(OpenAI(), Anthropic(), PlainHTTP())
+PROVIDERS = _by_name(OPENAI, Anthropic(), PlainHTTP(), AZURE, BEDROCK, CEREBRAS, GEMINI, GROQ, MISTRAL, OPENROUTER, VLLM)
 """Every provider by its name."""
 
 

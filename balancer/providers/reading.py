@@ -147,9 +147,15 @@ def _usage_of(counts: _Counts, before: Usage | None) -> Usage | None:
     made = counts.output_tokens if counts.completion_tokens is None else counts.completion_tokens
     if given is None and made is None:
         return before
-    cached = counts.cache_read_input_tokens or (details.cached_tokens if details is not None else None) or 0
-    taken = (given or 0) + (counts.cache_creation_input_tokens or 0)
-    made = made or 0
+    cached = (details.cached_tokens if details is not None else None) or 0
+    taken, made = given or 0, made or 0
+    if counts.prompt_tokens is None:  # Anthropic counts what went through its cache apart from the rest of the prompt
+        read, written = counts.cache_read_input_tokens or 0, counts.cache_creation_input_tokens or 0
+        if read < 0 or written < 0:
+            return before
+        taken += read + written
+        cached = max(cached, read)
+    cached = min(cached, taken)
     if not (0 <= taken <= MOST_TOKENS and 0 <= made <= MOST_TOKENS and 0 <= cached <= MOST_TOKENS):
         return before
     if before is not None:

@@ -19,6 +19,9 @@ LONGEST = 64
 EPOCH_SECONDS = 1e9
 """From here on a number is no wait (31 years) but seconds since 1970, and from a thousand times that, milliseconds."""
 
+LONGEST_RESET = 32 * 86400.0
+"""Seconds of the longest reset that is believed: the longest period that providers count is a month."""
+
 Value = bytes | str
 
 
@@ -30,11 +33,12 @@ class ValueInvalid(Exception):
 class Headers:
     """A response's headers, read by lower-case name; the first of several wins."""
 
-    __slots__ = ("_first", "raw")
+    __slots__ = ("_first", "_made_at", "raw")
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
         self.raw = raw
         self._first: dict[bytes, bytes] | None = None
+        self._made_at: float | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of `name`, which is given in lower case."""
@@ -47,10 +51,20 @@ class Headers:
             first = self._first = {name.lower(): value for name, value in reversed(self.raw)}
         return first
 
+    def made_at(self) -> float | None:
+        """When the response says it was made, as seconds since 1970; `None` if it does not say."""
+        if self._made_at is None and (value := self.get(b"date")) is not None:
+            try:
+                self._made_at = http_date(value)
+            except ValueInvalid:
+                return None
+        return self._made_at
+
 
 _NUMBER = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,20})?")
 _GROUPED = re.compile(rb"[0-9]{1,3}(?:,[0-9]{3}){1,4}")
 _DURATION = re.compile(rb"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:h|ms|us|ns|m|s) ?){1,6}")
+_USUAL_DURATION = re.compile(rb"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?([0-9]{1,9}(?:\.[0-9]{1,12})?)(m?)s")
 _DURATION_PART = re.compile(rb"([0-9.]+)([a-z]+)")
 _UNITS = {b"h": 3600.0, b"m": 60.0, b"s": 1.0, b"ms": 1e-3, b"us": 1e-6, b"ns": 1e-9}
 _RFC3339 = re.compile(
@@ -89,8 +103,6 @@ def number(value: Value) -> float:
 def amount(value: Value) -> float:
     """A number of something counted, also with group commas (`30,000`)."""
     text = _ascii(value)
-    if text.isdigit() and len(text) <= 15:  # the usual case, on the way of every answer
-        return float(text)
     if _GROUPED.fullmatch(text):
         return float(text.replace(b",", b""))
     return number(text)
@@ -112,9 +124,17 @@ def milliseconds(value: Value) -> float:
 def go_duration(value: Value) -> float:
     """`6m0s`, `120ms`, `1h23m45.6s`, also with one space between the parts; also protobuf's `34s`."""
     text = _ascii(value)
-    if not _DURATION.fullmatch(text):
+    if usual := _USUAL_DURATION.fullmatch(text):  # on the way of every answer of some providers: in one step
+        hours, minutes, rest, milli = usual.groups()
+        wait = float(rest) * (1e-3 if milli else 1.0)
+        if minutes is not None:
+            wait += 60.0 * int(minutes)
+        if hours is not None:
+            wait += 3600.0 * int(hours)
+    elif _DURATION.fullmatch(text):
+        wait = sum(float(digits) * _UNITS[unit] for digits, unit in _DURATION_PART.findall(text))
+    else:
         raise ValueInvalid("not a duration")
-    wait = sum(float(digits) * _UNITS[unit] for digits, unit in _DURATION_PART.findall(text))
     if wait >= EPOCH_SECONDS:
         raise ValueInvalid("longer than any wait")
     return wait
@@ -166,30 +186,21 @@ def _http_date(text: bytes) -> float:
         raise ValueInvalid("no such date") from None
 
 
-def date_of(headers: Headers) -> float | None:
-    """When the response says it was made, as seconds since 1970; `None` if it does not say."""
-    value = headers.get(b"date")
-    if value is None:
-        return None
-    try:
-        return http_date(value)
-    except ValueInvalid:
-        return None
-
-
 def wait_until(instant: float, headers: Headers) -> float:
     """Seconds from the response to `instant`, which is past at 0. Raises `ValueInvalid` if the response bears no date."""
-    made_at = date_of(headers)
+    made_at = headers.made_at()
     if made_at is None:
         raise ValueInvalid("an instant without a date to read it against")
     return max(0.0, instant - made_at)
 
 
 def any_wait(value: Value, headers: Headers) -> float:
-    """Seconds from the response: a number of seconds, an epoch in seconds or milliseconds, or an HTTP-date."""
+    """Seconds from the response: a number of seconds, an epoch in seconds or milliseconds, or a date of either form."""
     text = _ascii(value)
     if not text[:1].isdigit():
         return wait_until(http_date(text), headers)
+    if text[4:5] == b"-":
+        return wait_until(rfc3339(text), headers)
     given = number(text)
     if given < EPOCH_SECONDS:
         return given

@@ -111,13 +111,16 @@ def family(name, limit, remaining, reset):
 
 
 def test_limits_seen():
-    """Four families with their rounding; resets are read against the response's date, priority buckets are not ours."""
+    """Four families with their rounding; resets are read against the response's date; an empty bucket of another tier is not ours."""
     raw = [
         *family("Requests", b"50", b"49", b"2026-08-31T12:00:01Z"),
         *family("Tokens", b"90000", b"1000", b"2026-08-31T12:01:00+00:00"),
         *family("Input-Tokens", b"40000", b"0", b"2026-08-31T11:00:00Z"),
         *family("Output-Tokens", b"8000", b"8000", b"soon"),
         (b"anthropic-priority-input-tokens-limit", b"1"),
+        (b"anthropic-priority-input-tokens-remaining", b"0"),
+        (b"anthropic-fast-output-tokens-limit", b"0"),
+        (b"anthropic-fast-output-tokens-remaining", b"0"),
     ]
     assert ANTHROPIC.limits_seen(Headers([*raw, DATE])) == (
         LimitSeen("requests", "requests", 50, 49, 1, 1.0),

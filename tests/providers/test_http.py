@@ -74,7 +74,29 @@ def test_status_sweep():
             (LimitSeen("requests", "requests", 60, 7, 30),),
         ),
         ([(b"RateLimit-Limit", b"60"), (b"X-RateLimit-Limit", b"50")], (LimitSeen("requests", "requests", 60),)),
-        ([(b"RateLimit-Limit", b"100, 100;w=60")], ()),
+        ([(b"X-RateLimit-Limit", b"60"), (b"X-Rate-Limit-Limit", b"50")], (LimitSeen("requests", "requests", 60),)),
+        (
+            [(b"RateLimit", b'"a";r=7;t=3'), (b"RateLimit-Policy", b'"a";q=9;w=60')],
+            (LimitSeen("requests", "a", 9, 7, 3, period=60.0),),
+        ),
+        (
+            [
+                (b"X-RateLimit-Limit-Minute", b"60"),
+                (b"X-RateLimit-Remaining-Minute", b"59"),
+                (b"X-RateLimit-Limit-Day", b"1000"),
+                (b"RateLimit-Limit", b"60"),
+                (b"X-RateLimit-Limit", b"60"),
+            ],
+            (
+                LimitSeen("requests", "requests-minute", 60, 59, period=60.0),
+                LimitSeen("requests", "requests-day", 1000, period=86400.0),
+            ),
+        ),
+        ([(b"X-Rate-Limit-Remaining-Hour", b"3")], (LimitSeen("requests", "requests-hour", None, 3, period=3600.0),)),
+        (
+            [(b"X-RateLimit-Remaining", b"1"), (b"X-RateLimit-Reset", b"2026-09-27T12:30:30Z"), DATE],
+            (LimitSeen("requests", "requests", None, 1, 30),),
+        ),
         (
             [(b"X-Rate-Limit-Remaining", b"1"), (b"X-Rate-Limit-Reset", b"1790512230000"), DATE],
             (LimitSeen("requests", "requests", None, 1, 30),),
@@ -82,15 +104,14 @@ def test_status_sweep():
     ],
 )
 def test_limits_seen(raw, seen):
-    """One limit of requests, where the header says so plainly."""
+    """Limits of requests: by the names that say their periods, else as the standard has it, else one by a plain name."""
     assert HTTP.limits_seen(Headers(raw)) == seen
 
 
 def test_the_providers_there_are():
     """Each under its own name, with its dialects and default address."""
-    assert {name: provider.name for name, provider in PROVIDERS.items()} == {
-        name: name for name in ("openai", "anthropic", "http")
-    }
+    names = "openai anthropic http azure bedrock cerebras gemini groq mistral openrouter vllm".split()
+    assert {name: provider.name for name, provider in PROVIDERS.items()} == {name: name for name in names}
     assert get_provider("openai").base_url == "https://api.openai.com/v1"
     assert get_provider("anthropic").base_url == "https://api.anthropic.com/v1"
     assert HTTP.base_url is None

@@ -17,20 +17,34 @@ from balancer.providers.values import Headers
 
 NAMES = st.sampled_from(
     [b"retry-after", b"retry-after-ms", b"date", b"x-should-retry", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens",
-     b"anthropic-ratelimit-tokens-remaining", b"anthropic-ratelimit-tokens-reset", b"x-ratelimit-remaining", b"x-ratelimit-reset"]
+     b"anthropic-ratelimit-tokens-remaining", b"anthropic-ratelimit-tokens-reset", b"x-ratelimit-remaining", b"x-ratelimit-reset",
+     b"ratelimit", b"ratelimit-policy", b"x-ratelimit-limit-req-minute"]
 )  # fmt: skip
 VALUES = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"0", b"7", b"6m0s", b"9" * 15, b"Sun, 27 Sep 2026 12:30:00 GMT", b"2026-09-27T12:30:59Z", b"true"]),
+    st.sampled_from(
+        [
+            b"0",
+            b"7",
+            b"6m0s",
+            b"9" * 15,
+            b"Sun, 27 Sep 2026 12:30:00 GMT",
+            b"2026-09-27T12:30:59Z",
+            b"true",
+            b'"a";r=0;t=9',
+            b'"a";q=9',
+        ]
+    ),
     st.integers(0, 10**16).map(lambda given: str(given).encode()),
 )
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from(["tokens", "try again in 3s"])),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from(["tokens", "try again in 3s", "15",
+         "on tokens per min (TPM): Limit 9, Used 7", "GenerateRequestsPerDayPerProject", "x/input_token_count"])),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
             st.sampled_from(["error", "response", "code", "type", "status", "message", "details", "metadata", "error_type",
-                             "availability", "retry_after", "retryDelay", "violations", "quotaId", "reason", "error_code"]),
+                             "availability", "retry_after", "retryDelay", "violations", "quotaId", "quotaMetric", "quotaValue", "headers", "__type", "X-RateLimit-Limit", "reason", "error_code"]),
             inner, max_size=5),
     ),
     max_leaves=12,
@@ -47,7 +61,7 @@ def test_any_answer_is_judged(status, raw, body):
         cap = LONGEST_RESET if isinstance(seen.outcome, QuotaExhausted) or provider.name == "anthropic" else TRANSIENT_CAP
         assert until is None or 100.0 <= until <= 100.0 + cap
         for limit in seen.limits:
-            numbers = (limit.limit, limit.remaining, limit.reset_after)
+            numbers = (limit.limit, limit.remaining, limit.reset_after, limit.period)
             assert all(number is None or (math.isfinite(number) and number >= 0) for number in numbers)
         assert provider.evidence_of_error(body, 100.0).outcome is not None
 

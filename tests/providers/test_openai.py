@@ -85,7 +85,7 @@ CASES = [
     (400, b'{"object":"error","message":"too long","type":"BadRequestError","code":400}', CallerFault()),
     (400, b'[{"error":{"code":400,"status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]', Unauthorized()),
     (429, (b'{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"},{"violations":'
-          b'[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]}]}}'), RateLimited(None, NOW + 34)),
+          b'[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]}]}}'), RateLimited("requests", NOW + 34)),
     (429, (b'{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"20s"},{"violations":'
           b'[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}'), QuotaExhausted()),
     (429, error("quota_exceeded"), QuotaExhausted()),

@@ -38,7 +38,13 @@ def answer(usage, **more):
         ({"input_tokens": 9, "output_tokens": 12, "input_tokens_details": {"cached_tokens": 3}}, Usage(9, 12, cached_tokens=3)),
         ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8, 0)),
         ({"input_tokens": 10, "output_tokens": 2, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 100},
-         Usage(15, 2, cached_tokens=100)),
+         Usage(115, 2, cached_tokens=100)),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "cache_read_input_tokens": 4, "prompt_tokens_details": {"cached_tokens": 4}},
+         Usage(10, 2, cached_tokens=4)),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 400}},
+         Usage(10, 2, cached_tokens=10)),
+        ({"input_tokens": 10, "output_tokens": 2, "cache_read_input_tokens": -4}, None),
+        ({"input_tokens": 10, "output_tokens": 2, "cache_read_input_tokens": 10**9}, None),
         (None, None),
         ({}, None),
         ([], None),
@@ -48,7 +54,7 @@ def answer(usage, **more):
     ],
 )  # fmt: skip
 def test_usage(usage, meant):
-    """Cached tokens are part of OpenAI's prompt; at Anthropic writes are added and reads are not. Nonsense is absent."""
+    """All tokens of the prompt count: cached ones are in OpenAI's number and beside Anthropic's. Nonsense is absent."""
     assert read(answer(usage)) == (True, meant, None)
 
 

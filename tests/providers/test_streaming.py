@@ -56,7 +56,7 @@ MESSAGES_STREAM = (
 STREAMS = [
     (CHAT, CHAT_STREAM, Usage(9, 12, cached_tokens=1)),
     (RESPONSES, RESPONSES_STREAM, Usage(9, 12)),
-    (MESSAGES, MESSAGES_STREAM, Usage(9, 12, cached_tokens=70)),
+    (MESSAGES, MESSAGES_STREAM, Usage(79, 12, cached_tokens=70)),
 ]
 
 
