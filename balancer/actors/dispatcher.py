@@ -1,15 +1,14 @@
 """The actor that places attempts: it consults a selector over the live states of the accounts.
 
 Every placement goes through its mailbox, in order. A ticket is granted at once, or waits until an account can take it, or is
-refused when waiting cannot help. It never polls: it wakes for its mailbox, and, only while tickets wait, at the earliest time at
-which an account could take the first ticket of a lane.
+refused when waiting cannot help. The first ticket of a lane that no account can take claims one, and those behind it may go where
+that delays nothing. It never polls: it wakes for its mailbox, and, only while tickets wait, at the earliest time at which an
+account could take a ticket that it has looked at.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,28 +16,29 @@ import attrs
 import trio
 
 from balancer import logs
+from balancer.actors.claims import Claims
 from balancer.actors.failures import Failures
+from balancer.actors.forecast import most_requests, time_for
+from balancer.actors.lanes import Lane
 from balancer.actors.lease import Lease
 from balancer.actors.mailbox import Mailbox
 from balancer.actors.messages import DOORBELL, Doorbell, Ticket
-from balancer.actors.supervisor import Supervisor
+from balancer.actors.placing import Outlook, Placer, SelectorFailed
+from balancer.actors.refusals import Tiers, full, no_account, too_late
 from balancer.actors.waiting import WaitingTickets
 from balancer.core.budget import Budget
-from balancer.core.decision import Scan
 from balancer.core.outcome import Withdrawn
-from balancer.core.snapshot import AccountSnapshot
-from balancer.errors import BalancerError, Closed, DeadlineUnreachable, NoAccount, Saturated
+from balancer.core.tenants import Tenants, TenantSettings
+from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
-Tiers = Sequence[Sequence[Supervisor]]
+IN_TIME = 2.0
+"""Mean latencies of the quickest account that a ticket must have left, while others wait: what would end too late is placed at
+their cost. In the order of deadlines an overloaded queue else places every call just before its own."""
 
 
 class OthersOut(Exception):
     """Refusal of a ticket that avoids accounts: no other account can be expected to take it."""
-
-
-class SelectorFailed(Exception):
-    """The user's selector raised or chose a stranger; its cause says what."""
 
 
 @attrs.define(eq=False)
@@ -46,25 +46,31 @@ class Dispatcher:
     """The placing actor.
 
     Args:
-        pools: pool name -> its accounts, tier by tier. Replaced whole by `reconfigure`.
-        selector: the choice among the accounts that can take a call.
-        rng: for the selector.
+        placer: knows the accounts.
         max_waiting: tickets that may wait.
         retries, hedges: the budgets of extra attempts.
+        tenants: for whom tickets wait.
     """
 
-    selector: Selector
-    rng: random.Random
+    placer: Placer
     max_waiting: int
     retries: Budget
     hedges: Budget
-    pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
+    tenants: Tenants = attrs.field(factory=Tenants)
     failures: Failures = attrs.field(factory=Failures, init=False)
     _mailbox: Mailbox[Ticket | Doorbell] = attrs.field(factory=Mailbox[Ticket | Doorbell], init=False)
     _taken: deque[Ticket] = attrs.field(factory=deque[Ticket], init=False)
-    _waiting: WaitingTickets = attrs.field(factory=WaitingTickets, init=False)
+    _waiting: WaitingTickets = attrs.field(init=False)
+    _claims: Claims = attrs.field(factory=Claims, init=False)
+    _look_at: float = attrs.field(default=math.inf, init=False)
+    """When time alone may let a ticket be placed that could not be when it was looked at."""
+    _placed: int = attrs.field(default=0, init=False)
+    """Placements while others waited."""
     _rung: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._waiting = WaitingTickets(self.tenants)
 
     @property
     def waiting(self) -> int:
@@ -84,7 +90,7 @@ class Dispatcher:
         if self._closed:
             raise Closed("the balancer is closed", decision=ticket.decision)
         self._mailbox.post(ticket)
-        return await ticket.wait_granted(self._waiting.left)
+        return await ticket.wait_granted(self._leave)
 
     def ring(self) -> None:
         """The doorbell: capacity may have come back. One at a time, and only while tickets wait."""
@@ -99,28 +105,35 @@ class Dispatcher:
         for ticket in [*self._waiting.all(), *self._taken]:
             self._refuse(ticket, Closed("the balancer is closing"))
 
-    def reconfigure(self, pools: Mapping[str, Tiers], selector: Selector, max_waiting: int) -> None:
+    def reconfigure(
+        self,
+        pools: Mapping[str, Tiers],
+        selector: Selector,
+        max_waiting: int,
+        tenants: Sequence[TenantSettings] = (),
+        max_waiting_per_tenant: int | None = None,
+    ) -> None:
         """Place by these from now on."""
-        self.pools, self.selector, self.max_waiting = pools, selector, max_waiting
+        self.placer.pools, self.placer.selector, self.max_waiting = pools, selector, max_waiting
+        self.tenants.configure(tenants, max_waiting_per_tenant)
         self.ring()
 
     # -- the actor's own task ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until cancelled; a ticket that fails is refused, three failures in a minute end the actor loudly."""
-        now = trio.current_time()
         while True:
             if self._waiting.count:
-                # Looked at as of the decision: what has become possible since then is seen at once, not left to a bell.
-                with trio.move_on_at(self._next_look(now)):
+                # As of the last decision: what has become possible since then is seen at once, not left to a bell.
+                with trio.move_on_at(min(self._look_at, self._waiting.next_end())):
                     self._take(await self._mailbox.drain())
             else:
                 self._take(await self._mailbox.drain())
             now = trio.current_time()
-            self._rung = False
+            due, self._rung = self._rung or self._look_at <= now, False
             if self._waiting.count:
-                for ticket in self._waiting.heads():
-                    self._guarded(self._decide, ticket, now)
+                if due:
+                    self._round(now)
                 for ticket in self._waiting.ended(now):
                     self._guarded(self._end_patience, ticket, now)
             while self._taken:
@@ -132,169 +145,165 @@ class Dispatcher:
         """Keep what came where `close` finds it, should the actor fail in the middle."""
         self._taken.extend(message for message in messages if isinstance(message, Ticket))
 
-    def _next_look(self, now: float) -> float:
-        """When time alone may let a waiting ticket be placed, or ends its patience. What was possible by `now` has been
-        decided; a head that is not blocked by time waits for the doorbell."""
-        at = self._waiting.next_end()
+    def _round(self, now: float) -> None:
+        """Look at those that wait, best first, together with those that have just come."""
+        self._claims.clear()
+        self._look_at = math.inf
+        come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
+        for ticket in come:
+            self._waiting.add(ticket)
+        for lane, ticket in self._waiting.round():
+            self._guarded(self._look, ticket, now, lane)
+        for ticket in reversed(come):  # who came first stays, if not all can
+            self._guarded(self._admit, ticket, now)
+        if come:
+            self._taken = deque(ticket for ticket in self._taken if ticket.now_or_never)
 
-        def look(ticket: Ticket, now: float) -> None:
-            nonlocal at
-            earliest, _ = self._outlook(ticket, now)
-            if earliest > now:
-                at = min(at, earliest)
-
-        for ticket in self._waiting.heads():
-            self._guarded(look, ticket, now)
-        return at
-
-    def _guarded(self, step: Callable[[Ticket, float], None], ticket: Ticket, now: float) -> None:
+    def _guarded(self, step: Callable[..., object], ticket: Ticket, *more: object) -> None:
         """Do something for one ticket; if that fails, the ticket fails and not the actor."""
         try:
-            step(ticket, now)
+            step(ticket, *more)
         except SelectorFailed as failure:
             refusal = BalancerError("the selector failed")
             refusal.__cause__ = failure.__cause__
             self._refuse(ticket, refusal)
         except Exception as error:
-            self._failed(ticket, error, now)
+            self._failed(ticket, error)
 
     def _end_patience(self, ticket: Ticket, now: float) -> None:
-        self._refuse(ticket, self._too_late(self._outlook(ticket, now)[0], now))
+        self._refuse(ticket, too_late(self.placer.outlook(ticket, now).earliest, now))
 
     def _decide(self, ticket: Ticket, now: float) -> None:
-        if self._closed:  # it was handed to this task before the closing, in the same pass
-            self._refuse(ticket, Closed("the balancer is closing"))
+        """A ticket has come, and nothing has changed for those that wait."""
+        lane = self._waiting.lane(ticket) if self._waiting.count else None
+        behind = lane is not None and (ticket.now_or_never or lane.cut or lane.sure_blocked(ticket.call.demand))
+        if (not behind and self._place_now(ticket, now)) or not ticket.open:
             return
-        behind = not ticket.waiting and self._waiting.blocks(ticket)
-        lease = None if behind else self._try_place(ticket, now)
-        if not ticket.open:  # the selector is user code: it may have cancelled the very call
-            if lease is not None:
-                lease.settle(Withdrawn(sent=False))
-        elif lease is not None:
-            self._waiting.left(ticket)
-            ticket.grant(lease)
-        elif ticket.now_or_never:
+        if ticket.now_or_never:
             self._refuse(ticket, trio.WouldBlock())
-        else:
-            earliest, hopeful = self._outlook(ticket, now)
-            if ticket.avoid and not hopeful:
-                self._refuse(ticket, OthersOut())
-            elif earliest == math.inf:
-                self._refuse(ticket, self._no_account(ticket))
-            elif earliest > ticket.give_up_at or ticket.give_up_at <= now:
-                self._refuse(ticket, self._too_late(earliest, now))
-            elif not ticket.waiting:
-                self._queue(ticket, now, earliest)
+            return
+        if not self._waiting.count:
+            self._claims.clear()
+            self._look_at = math.inf
+        self._waiting.add(ticket)
+        outlook = self._admit(ticket, now)
+        if outlook is None:
+            return
+        if not behind:
+            self._waiting.block(ticket)
+        if not self._waiting.is_first(ticket):
+            return
+        if lane is None and not self._claims:
+            self._claim(ticket, outlook)
+        else:  # it ranks before others: what was decided by their claims, or for them, may be wrong
+            self.ring()
 
-    def _queue(self, ticket: Ticket, now: float, earliest: float) -> None:
-        if self._waiting.count >= self.max_waiting:
-            self._refuse(ticket, Saturated(f"{self._waiting.count} calls wait already", retry_at=max(now, earliest)))
-        else:
-            self._waiting.add(ticket)
+    def _look(self, ticket: Ticket, now: float, lane: Lane) -> None:
+        """A waiting ticket's turn has come."""
+        if ticket.deadline - now < IN_TIME * self.placer.quickest(ticket, now) and self._waiting.count > 1:
+            self._refuse(ticket, too_late(now, now))
+            return
+        first = not lane.blocked
+        if first and (self._place_now(ticket, now) or not ticket.open):
+            return
+        outlook = self.placer.outlook(ticket, now)
+        if not first and outlook.awaited is not None and (self._place_now(ticket, now) or not ticket.open):
+            return
+        if self._hopeless(ticket, outlook, now):
+            return
+        self._look_at = min(self._look_at, outlook.look_at)
+        if first:
+            self._claim(ticket, outlook)
+        if first or lane.seen_at != self._placed:
+            lane.seen_at = self._placed
+            room_at = self.placer.room_at(ticket, lane.least, self._claims, now)
+            if room_at > now:
+                lane.block(lane.least)
+                self._look_at = min(self._look_at, room_at)
 
-    def _too_late(self, earliest: float, now: float) -> DeadlineUnreachable:
-        retry_at = max(earliest, now)
-        message = f"no account can take the call before its time is up; the earliest could in {retry_at - now:.3f} s"
-        return DeadlineUnreachable(message, retry_at=retry_at)
+    def _place_now(self, ticket: Ticket, now: float) -> bool:
+        lease = self.placer.try_place(ticket, self._claims if self._waiting.count else None, now)
+        if lease is None:
+            return False
+        if not ticket.open:  # the selector is user code: it may have cancelled the very call
+            lease.settle(Withdrawn(sent=False))
+            return False
+        if self._waiting.count:
+            self._placed += 1
+            lease.share = self._waiting.serve(ticket)
+            self._waiting.left(ticket)
+        ticket.grant(lease)
+        return True
+
+    def _admit(self, ticket: Ticket, now: float) -> Outlook | None:
+        """A ticket has joined the queue: refuse it if waiting cannot help, or if too many wait."""
+        if not ticket.waiting:
+            return None
+        outlook = self.placer.outlook(ticket, now)
+        if self._hopeless(ticket, outlook, now):
+            return None
+        waiting, tenant = self._waiting, self._waiting.tenant(ticket)
+        if (retry_at := self._certainly_at(ticket, now)) > ticket.give_up_at:
+            self._refuse(ticket, too_late(retry_at, now))
+        elif waiting.count > self.max_waiting:
+            self._refuse(ticket, full(waiting.count - 1, None, max(now, outlook.earliest)))
+        elif tenant.waiting > tenant.max_waiting:
+            self._refuse(ticket, full(tenant.waiting - 1, tenant, max(now, outlook.earliest)))
+        else:
+            self._look_at = min(self._look_at, outlook.look_at)
+            return outlook
+        return None
+
+    def _certainly_at(self, ticket: Ticket, now: float) -> float:
+        """Trio time before which no account can take it, whatever happens, since others go before it; `-inf` if none do."""
+        before = self._waiting.certainly_before(ticket) if ticket.give_up_at < math.inf else 0
+        if not before:
+            return -math.inf
+        accounts = [supervisor.snapshot(now) for supervisor in self.placer.accounts(ticket)]
+        needed = before + ticket.call.demand.requests
+        if most_requests(accounts, ticket.model, now, ticket.give_up_at) >= needed:
+            return -math.inf
+        return time_for(accounts, ticket.model, now, needed, ticket.give_up_at)
+
+    def _hopeless(self, ticket: Ticket, outlook: Outlook, now: float) -> bool:
+        """Refuses a ticket that waiting cannot help."""
+        if ticket.avoid and not outlook.hopeful:
+            self._refuse(ticket, OthersOut())
+        elif outlook.earliest == math.inf:
+            self._refuse(ticket, no_account(ticket, self.placer.pools, now))
+        elif outlook.earliest > ticket.give_up_at or ticket.give_up_at <= now:
+            self._refuse(ticket, too_late(outlook.earliest, now))
+        else:
+            return False
+        return True
+
+    def _claim(self, ticket: Ticket, outlook: Outlook) -> None:
+        """Keep those behind a blocked ticket from delaying it. When an awaited attempt ends nobody knows: then by time, too."""
+        awaited, now = outlook.awaited, outlook.earliest
+        if awaited is not None and self._claims.allow(awaited, ticket.call.demand, now):
+            self._claims.add(ticket, awaited, now)
+        if outlook.refilled is not None:
+            self._claims.add(ticket, outlook.refilled, outlook.refilled_at)
+
+    def _leave(self, ticket: Ticket) -> None:
+        """A ticket is answered or withdrawn; whom it held up may go."""
+        if ticket.waiting:
+            held_up = self._claims.held_by(ticket) or self._waiting.lane_cut(ticket)
+            self._waiting.left(ticket)
+            if held_up:
+                self.ring()
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
-        self._waiting.left(ticket)
+        self._leave(ticket)
         if isinstance(error, BalancerError):
             error.decision = ticket.decision
         if ticket.open:
             ticket.refuse(error)
 
-    def _failed(self, ticket: Ticket, error: Exception, now: float) -> None:
+    def _failed(self, ticket: Ticket, error: Exception) -> None:
         logs.error("balancer.dispatcher_failed", failure=error)
         refusal = BalancerError("the call could not be placed")
         refusal.__cause__ = error
         self._refuse(ticket, refusal)
-        if self.failures.too_many(now):
+        if self.failures.too_many(trio.current_time()):
             raise BalancerError("the dispatcher failed three times in a minute") from error
-
-    # -- placing ----------------------------------------------------------------------------------------------------------
-
-    def _try_place(self, ticket: Ticket, now: float) -> Lease | None:
-        """Ask the accounts tier by tier; a tier is used when none before it can take the call now."""
-        demand, model, avoid, dialect = ticket.call.demand, ticket.model, ticket.avoid, ticket.dialect
-        cold = dialect is not None
-        scanned: list[tuple[AccountSnapshot, ...]] = []
-        for tier in self._tiers(ticket):
-            able: dict[AccountSnapshot, Supervisor] = {}
-            snapshots: list[AccountSnapshot] = []
-            for supervisor in tier:
-                snapshot = supervisor.snapshot(now)
-                snapshots.append(snapshot)
-                if (
-                    not snapshot.passed_over(model, demand, now, cold)
-                    and snapshot.name not in avoid
-                    and (dialect is None or dialect in snapshot.dialects)
-                ):
-                    able[snapshot] = supervisor
-            scanned.append(tuple(snapshots))
-            while able:
-                chosen = self._choose(list(able), ticket, now)
-                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
-                lease = able.pop(chosen).try_lease(ticket, now, scan)
-                if lease is not None:
-                    ticket.decision.attempts = (*ticket.decision.attempts, lease.record)
-                    return lease
-        return None
-
-    def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float) -> AccountSnapshot:
-        choices = [snapshot for snapshot in candidates if snapshot.ejected_until == -math.inf and snapshot.weight > 0.0]
-        if len(choices) < len(candidates):
-            healthy = [snapshot for snapshot in candidates if not snapshot.probe_due(now)]
-            # A probe is an ordinary call with failover behind it; if none ever went first, a slow account would never return.
-            covered = ticket.call.replayable and not ticket.now_or_never
-            if len(healthy) < len(candidates) and (covered or not healthy):
-                return next(snapshot for snapshot in candidates if snapshot.probe_due(now))
-            choices = choices or healthy
-        try:
-            chosen = self.selector(choices, ticket.call.demand, now, self.rng)
-            if id(chosen) not in map(id, choices):
-                raise ValueError("the selector chose an account that was not among its candidates")
-        except Exception as error:
-            raise SelectorFailed from error
-        return chosen
-
-    def _outlook(self, ticket: Ticket, now: float) -> tuple[float, bool]:
-        """The earliest time at which an account could take the ticket (`inf`: never), and whether one that it does not
-        avoid is in a state to be hoped for: not ejected and not disabled."""
-        earliest, hopeful = math.inf, False
-        for tier in self._tiers(ticket):
-            for supervisor in tier:
-                if supervisor.name in ticket.avoid or (
-                    ticket.dialect is not None and ticket.dialect not in supervisor.dialects
-                ):
-                    continue
-                at = supervisor.earliest(ticket.model, ticket.call.demand, now)
-                earliest = min(earliest, at)
-                hopeful = hopeful or (at < math.inf and supervisor.snapshot(now).ejected_until <= now)
-        return earliest, hopeful
-
-    def _tiers(self, ticket: Ticket) -> Tiers:
-        """The ticket's pool: a router may name one that there is not, or that a new configuration no longer has."""
-        return self.pools.get(ticket.pool, ())
-
-    def _no_account(self, ticket: Ticket) -> NoAccount:
-        if ticket.pool not in self.pools:
-            return NoAccount(f"there is no pool {ticket.pool!r}")
-        supervisors = [supervisor for tier in self._tiers(ticket) for supervisor in tier]
-        offered = {name for supervisor in supervisors for name in supervisor.account.models or ()}
-        unlimited = any(supervisor.account.models is None for supervisor in supervisors)
-        if ticket.model is not None and ticket.model not in offered and not unlimited:
-            near = difflib.get_close_matches(ticket.model, offered, n=3, cutoff=0.5)
-            hint = f"; near names: {', '.join(near)}" if near else ""
-            message = f"no account of pool {ticket.pool!r} offers the model {ticket.model!r}{hint}"
-            return NoAccount(message, unknown_model=True)
-        if ticket.dialect is not None and not any(ticket.dialect in supervisor.dialects for supervisor in supervisors):
-            return NoAccount(f"no account of pool {ticket.pool!r} speaks {ticket.dialect}")
-        now = trio.current_time()
-        why = "; ".join(f"{supervisor.name}: {self._why(supervisor, ticket, now)}" for supervisor in supervisors)
-        return NoAccount(f"no account of pool {ticket.pool!r} can ever take the call ({why})")
-
-    def _why(self, supervisor: Supervisor, ticket: Ticket, now: float) -> str:
-        if supervisor.name in ticket.avoid:
-            return "faulted this call"
-        return supervisor.snapshot(now).passed_over(ticket.model, ticket.call.demand, now, cold=False) or "available"

@@ -20,6 +20,7 @@ from balancer.core.settings import Account
 
 if TYPE_CHECKING:
     from balancer.actors.supervisor import Link, Supervisor
+    from balancer.actors.waiting import Share
 
 NO_CREDENTIAL = Secret("")
 
@@ -35,11 +36,12 @@ class Lease:
         decision: the growing record of the call.
         record: the record of this attempt.
         link: the account's own connections.
+        share: what it counts for its tenant; `None` if nobody waited when it was granted.
     """
 
     __slots__ = (
         "_abort", "_admission", "_first_byte_at", "_supervisor", "account", "deadline", "decision",
-        "idle_from", "late_at", "link", "model", "record", "settled", "unsent", "usage",
+        "idle_from", "late_at", "link", "model", "record", "settled", "share", "unsent", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +65,7 @@ class Lease:
         self.decision = decision
         self.record = record
         self.usage: Usage | None = None
+        self.share: Share | None = None
         self.settled = False
         self.unsent = False
         self.idle_from = math.inf
@@ -113,6 +116,8 @@ class Lease:
         record.duration = now - record.started_at
         self._abort = None
         evidence = Evidence(outcome, usage or self.usage, limits)
+        if self.share is not None:
+            self.share.settle(outcome, evidence.usage)
         self._supervisor.settle(self, evidence, now, min(self._first_byte_at, now) - record.started_at)
 
     def withdraw(self) -> None:

@@ -7,8 +7,8 @@ room in each other's box would deadlock. What bounds the box is its senders: eac
 
 from __future__ import annotations
 
-import math
-from typing import Generic, TypeVar
+from collections import deque
+from typing import Any, Generic, TypeVar
 
 import trio
 
@@ -16,27 +16,36 @@ M = TypeVar("M")
 
 
 class Mailbox(Generic[M]):
-    """Messages of type `M` for one owner."""
+    """Messages of type `M` for one owner. A deque and the owner's task: half the price of a memory channel."""
 
-    __slots__ = ("_receive", "_send")
+    __slots__ = ("_messages", "_owner")
 
     def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[M](math.inf)
+        self._messages: deque[M] = deque()
+        self._owner: trio.lowlevel.Task | None = None  # while it waits
 
     def post(self, message: M) -> None:
         """Leave a message; never waits, never refuses."""
-        self._send.send_nowait(message)
+        self._messages.append(message)
+        if self._owner is not None:
+            trio.lowlevel.reschedule(self._owner)
+            self._owner = None
 
     async def drain(self) -> list[M]:
         """Wait until there is a message, then take all of them, in order."""
-        return [await self._receive.receive(), *self.take()]
+        if self._messages:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._owner = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        return self.take()
 
     def take(self) -> list[M]:
         """Take what is there without waiting."""
-        messages: list[M] = []
-        receive = self._receive.receive_nowait
-        try:
-            while True:
-                messages.append(receive())
-        except trio.WouldBlock:
-            return messages
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages
+
+    def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        self._owner = None
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -6,7 +6,7 @@ or a refusal, and a wake-up of the task that waits for it. A `Doorbell` says "ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,6 +15,7 @@ import trio
 from balancer.core.call import Call
 from balancer.core.decision import Decision
 from balancer.core.health import HealthSettings
+from balancer.core.line import Line
 from balancer.core.settings import Account
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Ticket:
 
     __slots__ = (
         "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "lease", "model", "now_or_never",
-        "pool", "waiting", "withdrawn",
+        "pool", "spot", "waiting", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Ticket:
         self.lease: Lease | None = None
         self.error: Exception | None = None
         self.waiting = False
+        self.spot: Any = None  # where the queue keeps it
         self.withdrawn = False
         self._task: trio.lowlevel.Task | None = None
 
@@ -119,6 +121,7 @@ class Reconfigure:
     account: Account
     health: HealthSettings
     idle_timeout: float
+    shared: Sequence[Line]
     done: trio.Event
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -24,6 +24,8 @@ from balancer.core.account import AccountState
 from balancer.core.call import Demand
 from balancer.core.decision import AttemptRecord, Scan
 from balancer.core.health import HealthSettings
+from balancer.core.limits import Counting, Presets
+from balancer.core.line import Line
 from balancer.core.outcome import Billing, Evidence, LimitSeen, Unauthorized
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
@@ -65,6 +67,9 @@ class Supervisor:
         idle_timeout: seconds without a read after which an open body gives its lease back.
         dialects: what its provider speaks.
         shows_limits: whether the provider is known to show its limits.
+        presets: how the provider counts.
+        shared: the lines of the limits that the account shares with others.
+        anchor: some trio time and the epoch seconds at it.
     """
 
     account: Account
@@ -75,6 +80,9 @@ class Supervisor:
     idle_timeout: float
     dialects: frozenset[str] = frozenset()
     shows_limits: bool = False
+    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    shared: Sequence[Line] = ()
+    anchor: tuple[float, float] = (0.0, 0.0)
     failures: Failures = attrs.field(factory=Failures, init=False)
     _state: AccountState = attrs.field(init=False)
     _leases: dict[Lease, None] = attrs.field(factory=dict[Lease, None], init=False)
@@ -85,7 +93,9 @@ class Supervisor:
     _retired: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._state = AccountState(self.account, self.health, self.dialects, self.shows_limits)
+        self._state = AccountState(
+            self.account, self.health, self.dialects, self.shows_limits, self.presets, self.shared, self.anchor
+        )
 
     @property
     def name(self) -> str:
@@ -103,14 +113,15 @@ class Supervisor:
         """The account as it is now."""
         return self._state.snapshot(now)
 
-    def earliest(self, model: str | None, demand: Demand, now: float) -> float:
-        """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited."""
-        return self._state.earliest(model, demand, now)
+    def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
+        """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited. With `after`, as if an attempt
+        with that demand had been placed here now, before it."""
+        return self._state.earliest(model, demand, now, after)
 
     def try_lease(self, ticket: Ticket, now: float, scan: Scan) -> Lease | None:
         """A lease for the ticket, or `None`: the ledger decides, the snapshot only advised. Never raises."""
         try:
-            admission = self._state.admit(ticket.model, ticket.call.demand, now, cold=ticket.dialect is not None)
+            admission = self._state.admit(ticket.model, ticket.call.demand, now)
         except Exception as error:
             self._failed(error)
             return None
@@ -169,9 +180,11 @@ class Supervisor:
 
     # -- the actor's own task -------------------------------------------------------------------------------------------
 
-    def reconfigure(self, account: Account, health: HealthSettings, idle_timeout: float) -> trio.Event:
+    def reconfigure(
+        self, account: Account, health: HealthSettings, idle_timeout: float, shared: Sequence[Line] = ()
+    ) -> trio.Event:
         """Ask for new settings; the event is set once they hold."""
-        message = Reconfigure(account, health, idle_timeout, trio.Event())
+        message = Reconfigure(account, health, idle_timeout, shared, trio.Event())
         self._mailbox.post(message)
         return message.done
 
@@ -208,7 +221,7 @@ class Supervisor:
     def _reconfigure(self, message: Reconfigure) -> None:
         try:
             self.account, self.health, self.idle_timeout = message.account, message.health, message.idle_timeout
-            self._state.change(message.account, message.health, trio.current_time())
+            self._state.change(message.account, message.health, trio.current_time(), message.shared)
             self.link.reconfigure(message.account)
         except Exception as error:
             self._failed(error)

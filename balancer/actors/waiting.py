@@ -1,8 +1,8 @@
-"""The tickets that wait, in the order in which they are served.
+"""The tickets that wait, in their lanes.
 
-Tickets that ask for the same thing (pool, model, dialect, accounts to avoid) form a lane: while the first of a lane cannot be
-placed, none behind it can be placed either, so a wake costs one look per lane and not per ticket. Inside a lane and among the
-heads of the lanes the order is priority, then deadline, then arrival.
+Tickets that ask for the same thing (pool, model, dialect, accounts to avoid) form a lane; among lanes the order is that of their
+first tickets. A wake costs as much with 100,000 waiting as with 100: every index here finds its entry by bisection, and nothing
+that has left stays behind.
 """
 
 from __future__ import annotations
@@ -10,105 +10,211 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from operator import ge
 
 import attrs
 
+from balancer.actors.lanes import Backlog, Entry, Lane, LaneKey, Level, Rank, Walk, amounts_of, lane_of
 from balancer.actors.messages import Ticket
-
-Lane = tuple[str, str | None, str | None, frozenset[str]]
-_Entry = tuple[float, float, int, Ticket]
-
-_SLACK = 64
-"""Answered tickets that may lie in the heaps before they are swept; beyond it as many as wait."""
+from balancer.core.call import Usage
+from balancer.core.ordered import Ordered
+from balancer.core.outcome import Outcome, Refusal
+from balancer.core.tenants import Tenant, Tenants, amount_of
 
 
-def lane_of(ticket: Ticket) -> Lane:
-    """What the ticket asks for."""
-    return (ticket.pool, ticket.model, ticket.dialect, ticket.avoid)
+@attrs.frozen(eq=False)
+class Share:
+    """What one attempt counts for its tenant; corrected when it ends."""
+
+    waiting: WaitingTickets
+    tenant: Tenant
+    amount: float
+
+    def settle(self, outcome: Outcome, usage: Usage | None) -> None:
+        """The attempt took this; without a usage as much as was demanded, and nothing if no backend has served it."""
+        if isinstance(outcome, Refusal) or not getattr(outcome, "sent", True):
+            self.waiting.serve_more(self.tenant, -self.amount)
+        elif usage is not None:
+            self.waiting.serve_more(self.tenant, amount_of(usage) - self.amount)
 
 
 @attrs.define(eq=False)
 class WaitingTickets:
-    """Tickets in their lanes. Withdrawn and answered ones are skipped when their turn comes, or swept."""
+    """Tickets in their lanes.
 
-    _lanes: dict[Lane, list[_Entry]] = attrs.field(factory=dict[Lane, list[_Entry]], init=False)
-    _ends: list[tuple[float, int, Ticket]] = attrs.field(factory=list[tuple[float, int, Ticket]], init=False)
-    _arrivals: int = attrs.field(default=0, init=False)
-    _stale: int = attrs.field(default=0, init=False)
+    Attributes:
+        tenants: for whom they wait.
+        count: how many wait.
+    """
+
+    tenants: Tenants = attrs.field(factory=Tenants)
     count: int = attrs.field(default=0, init=False)
+    _lanes: dict[LaneKey, Lane] = attrs.field(factory=dict[LaneKey, Lane], init=False)
+    _backlogs: dict[Tenant, dict[Backlog, None]] = attrs.field(factory=dict[Tenant, dict[Backlog, None]], init=False)
+    _ends: Ordered[Entry] = attrs.field(factory=Ordered[Entry], init=False)
+    _arrivals: int = attrs.field(default=0, init=False)
+
+    # -- coming and going -------------------------------------------------------------------------------------------------
 
     def add(self, ticket: Ticket) -> None:
         """Queue a ticket."""
         self._arrivals += 1
-        entry = (-ticket.call.priority, ticket.give_up_at, self._arrivals, ticket)
-        heapq.heappush(self._lanes.setdefault(lane_of(ticket), []), entry)
+        call, entry = ticket.call, (ticket.give_up_at, self._arrivals, ticket)
+        key = lane_of(ticket)
+        lane = self._lanes.get(key)
+        level = None if lane is None else lane.levels.get(call.priority)
+        tenant = self.tenants.enter(call.tenant, self._least(level))
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        if level is None:
+            level = lane.levels[call.priority] = Level(lane, call.priority)
+        backlog = level.backlogs.get(tenant)
+        if backlog is None:
+            backlog = level.backlogs[tenant] = Backlog(level, tenant)
+            backlog.place = (tenant.counter, self._arrivals, backlog)
+            level.order.add(backlog.place)
+            self._backlogs.setdefault(tenant, {})[backlog] = None
+        backlog.tickets.add(entry)
+        level.ends.add(entry[:2])
+        amounts = amounts_of(call.demand)
+        level.most = tuple(map(max, level.most, amounts))
+        lane.widen(amounts)
         if ticket.give_up_at < ticket.deadline:  # at its deadline the caller's own cancel withdraws it
-            heapq.heappush(self._ends, (ticket.give_up_at, self._arrivals, ticket))
-        ticket.waiting = True
+            self._ends.add(entry)
+        ticket.waiting, ticket.spot = True, (backlog, entry)
         self.count += 1
 
     def left(self, ticket: Ticket) -> None:
         """A ticket was answered or withdrawn."""
-        if ticket.waiting:
-            ticket.waiting = False
-            self.count -= 1
-            self._stale += 1
-            if self._stale > self.count + _SLACK:
-                self._sweep()
+        if not ticket.waiting:
+            return
+        backlog, entry = ticket.spot
+        ticket.waiting, ticket.spot = False, None
+        level, lane, tenant = backlog.level, backlog.level.lane, backlog.tenant
+        backlog.tickets.remove(entry)
+        level.ends.remove(entry[:2])
+        if ticket.give_up_at < ticket.deadline:
+            self._ends.remove(entry)
+        if not backlog.tickets:
+            level.order.remove(backlog.place)
+            del level.backlogs[tenant], self._backlogs[tenant][backlog]
+            if not self._backlogs[tenant]:
+                del self._backlogs[tenant]
+            if not level.backlogs:
+                del lane.levels[level.priority]
+                if not lane.levels:
+                    del self._lanes[lane.key]
+        self.tenants.leave(tenant)
+        self.count -= 1
+        if not self.count:
+            self.tenants.forget()
 
-    def blocks(self, ticket: Ticket) -> bool:
-        """Whether a ticket of the same lane waits already, so that this one has to queue behind it."""
-        return self.count > 0 and self._head(lane_of(ticket)) is not None
+    def is_first(self, ticket: Ticket) -> bool:
+        """Whether this waiting ticket is the first of its lane."""
+        return self._backlog(ticket).level.lane.first() is ticket
 
-    def heads(self) -> Iterator[Ticket]:
-        """The first ticket of every lane, best first; after one has been answered, the next one of its lane.
+    def tenant(self, ticket: Ticket) -> Tenant:
+        """For whom this waiting ticket is."""
+        return self._backlog(ticket).tenant
 
-        A lane whose head still waits when the next is asked for is left out of the rest of the round.
-        """
-        heads: list[tuple[_Entry, Lane]] = []
-        for lane in list(self._lanes):
-            if (entry := self._head(lane)) is not None:
-                heads.append((entry, lane))
+    def block(self, ticket: Ticket) -> None:
+        """No account can take this waiting ticket now."""
+        self._backlog(ticket).level.lane.block(ticket.call.demand)
+
+    def lane_cut(self, ticket: Ticket) -> bool:
+        """Whether tickets behind this one were left out of the last look."""
+        return self._backlog(ticket).level.lane.cut
+
+    def _backlog(self, ticket: Ticket) -> Backlog:
+        backlog, _ = ticket.spot
+        assert isinstance(backlog, Backlog), "it waits"
+        return backlog
+
+    # -- sharing ----------------------------------------------------------------------------------------------------------
+
+    def serve(self, ticket: Ticket) -> Share:
+        """While others wait, the ticket's tenant is served with what it demands."""
+        name, amount = ticket.call.tenant, amount_of(ticket.call.demand)
+        tenant = self.tenants.known(name) or self.tenants.passing(name, self._least(None))
+        self.serve_more(tenant, amount)
+        return Share(self, tenant, amount)
+
+    def serve_more(self, tenant: Tenant, amount: float) -> None:
+        """The tenant was served so many tokens more than was known, or less."""
+        tenant.counter += amount / tenant.weight
+        for backlog in self._backlogs.get(tenant, ()):
+            order = backlog.level.order
+            order.remove(backlog.place)
+            backlog.place = (tenant.counter, backlog.place[1], backlog)
+            order.add(backlog.place)
+
+    def _least(self, level: Level | None) -> float:
+        """The least counter of the tenants that wait on this level; if none does, of all that wait."""
+        levels = [level] if level is not None else [level for lane in self._lanes.values() for level in lane.levels.values()]
+        firsts = [level.order.first() for level in levels]
+        return min((first[0] for first in firsts if first is not None), default=0.0)
+
+    # -- looking ----------------------------------------------------------------------------------------------------------
+
+    def lane(self, ticket: Ticket) -> Lane | None:
+        """Where tickets wait that ask for the same thing as this one, if any do."""
+        return self._lanes.get(lane_of(ticket))
+
+    def round(self) -> Iterator[tuple[Lane, Ticket]]:
+        """The tickets that may be placed now, best first. One that still waits when the next is asked for could not be placed:
+        then those of its lane that demand as much are left out."""
+        heads: list[tuple[Rank, int, Walk]] = []
+        for number, lane in enumerate(list(self._lanes.values())):
+            walk = Walk(lane)
+            if (head := walk.peek()) is not None:
+                heads.append((head[0], number, walk))
         heapq.heapify(heads)
         while heads:
-            entry, lane = heapq.heappop(heads)
-            yield entry[3]
-            if not entry[3].waiting and (following := self._head(lane)) is not None:
-                heapq.heappush(heads, (following, lane))
+            rank, number, walk = heads[0]
+            head = walk.peek()
+            if head is None:
+                heapq.heappop(heads)
+            elif head[0] != rank:
+                heapq.heapreplace(heads, (head[0], number, walk))
+            else:
+                ticket = head[1]
+                yield walk.lane, ticket
+                if ticket.waiting:
+                    walk.lane.block(ticket.call.demand)
+                walk.take(stays=ticket.waiting)
+
+    def certainly_before(self, ticket: Ticket) -> int:
+        """How many tickets of its lane go before this one whatever happens, unless their callers withdraw them.
+
+        Those are tickets that rank before it and wait as long, provided that none of them demands more of anything: whatever
+        account could take this one could take any of those first. The call of a tenant that ranks elsewhere among the tenants of
+        its level may be served before or after those of others, so of its own level only its own tenant's count.
+        """
+        lane, priority, end = self.lane(ticket), ticket.call.priority, ticket.give_up_at
+        if lane is None:
+            return 0
+        amounts, before = amounts_of(ticket.call.demand), 0
+        for level in lane.levels.values():
+            if level.priority >= priority and all(map(ge, amounts, level.most)):
+                if level.priority > priority:
+                    before += level.ends.count_from((end,))
+                elif (tenant := self.tenants.known(ticket.call.tenant)) is not None and tenant in level.backlogs:
+                    tickets = level.backlogs[tenant].tickets
+                    arrival = ticket.spot[1][1] if ticket.waiting else math.inf
+                    before += tickets.count_from((end,)) - tickets.count_from((end, arrival))
+        return before
 
     def next_end(self) -> float:
         """When the patience of the first ticket ends; `inf` if none has an end of its own."""
-        while self._ends and not self._ends[0][2].waiting:
-            heapq.heappop(self._ends)
-        return self._ends[0][0] if self._ends else math.inf
+        first = self._ends.first()
+        return math.inf if first is None else first[0]
 
     def ended(self, now: float) -> Iterator[Ticket]:
         """Tickets whose patience has ended. The taker answers each before it asks for the next."""
-        while self.next_end() <= now:
-            yield heapq.heappop(self._ends)[2]
+        while (first := self._ends.first()) is not None and first[0] <= now:
+            yield first[2]
 
     def all(self) -> list[Ticket]:
         """Every ticket that waits."""
-        return [entry[3] for lane in self._lanes.values() for entry in lane if entry[3].waiting]
-
-    def _head(self, lane: Lane) -> _Entry | None:
-        entries = self._lanes.get(lane)
-        if entries is None:
-            return None
-        while entries and not entries[0][3].waiting:
-            heapq.heappop(entries)
-        if not entries:
-            del self._lanes[lane]
-            return None
-        return entries[0]
-
-    def _sweep(self) -> None:
-        self._stale = 0
-        for lane in list(self._lanes):
-            entries = [entry for entry in self._lanes[lane] if entry[3].waiting]
-            heapq.heapify(entries)
-            self._lanes[lane] = entries
-            if not entries:
-                del self._lanes[lane]
-        self._ends = [end for end in self._ends if end[2].waiting]
-        heapq.heapify(self._ends)
+        levels = [level for lane in self._lanes.values() for level in lane.levels.values()]
+        return [entry[2] for level in levels for backlog in level.backlogs.values() for entry in backlog.tickets]

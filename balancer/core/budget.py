@@ -45,26 +45,35 @@ class RetrySettings:
 
 
 @attrs.define(eq=False)
+class _Slot:
+    end: float
+    forgotten_at: float
+    amount: int = 1
+
+
+@attrs.define(eq=False)
 class Recent:
     """How much was counted lately, in slots of `SLOT` seconds that are forgotten whole, `life` after they began."""
 
     life: float
     total: int = attrs.field(default=0, init=False)
-    _slots: deque[tuple[float, int]] = attrs.field(factory=deque[tuple[float, int]], init=False)  # (its start, what it holds)
+    _slots: deque[_Slot] = attrs.field(factory=deque["_Slot"], init=False)
 
     def add(self, now: float) -> None:
         """Count one more."""
-        self.total += 1
-        if self._slots and now < self._slots[-1][0] + SLOT:
-            start, amount = self._slots.pop()
-            self._slots.append((start, amount + 1))
+        slots = self._slots
+        if slots and now < slots[-1].end:
+            slots[-1].amount += 1
         else:
-            self._slots.append((now, 1))
+            self.at(now)  # here too: calls that never spend must not pile up
+            slots.append(_Slot(now + SLOT, now + self.life))
+        self.total += 1
 
     def at(self, now: float) -> int:
         """What still counts."""
-        while self._slots and self._slots[0][0] + self.life <= now:
-            self.total -= self._slots.popleft()[1]
+        slots = self._slots
+        while slots and slots[0].forgotten_at <= now:
+            self.total -= slots.popleft().amount
         return self.total
 
 
@@ -89,7 +98,6 @@ class Budget:
 
     def earn(self, now: float) -> None:
         """One call has come in."""
-        self._calls.at(now)
         self._calls.add(now)
 
     def try_spend(self, now: float) -> bool:

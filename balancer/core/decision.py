@@ -20,7 +20,7 @@ AVOIDED = "avoided by this call"
 """It has failed this call, cannot take it at all, or runs the attempt beside which a hedge was placed."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # not frozen: one is made for every attempt, and that takes three times as long
 class Scan:
     """What one placement looked at.
 

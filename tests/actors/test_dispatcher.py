@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import attrs
 import pytest
 import trio
 
@@ -21,7 +20,6 @@ from balancer import (
     Unauthorized,
     open_balancer,
 )
-from balancer.actors.dispatcher import Dispatcher
 from balancer.actors.messages import Ticket
 from balancer.core.decision import Decision
 from balancer.selection.selectors import least_in_flight
@@ -62,7 +60,9 @@ async def test_a_burst_is_served_at_the_instants_of_the_law(balancing, autojump_
         for _ in range(30):
             nursery.start_soon(balancer.run, Call(), backend.attempt)
     began = [at - start for at in backend.began()]
-    assert began == pytest.approx([0.0] * 10 + [2.0 + MARGIN] * 10 + [2 * (2.0 + MARGIN)] * 10)
+    assert began == pytest.approx([0.0] * 10 + [2.0 + MARGIN] * 10 + [2 * (2.0 + MARGIN)] * 10, abs=0.02)  # margins are learned
+    assert began[10] > 2.0
+    assert began[20] > began[10] + 2.0
     assert backend.accounts().count("a") == 15
 
 
@@ -454,7 +454,7 @@ async def test_a_snapshot_is_replaced_whole(balancing, autojump_clock):
         assert (before.accounts["a"].in_flight, after.accounts["a"].in_flight) == (0, 1)
         assert (before.accounts["a"].room("requests", now), after.accounts["a"].room("requests", now)) == (2.0, 1.0)
         for target, name in ((after, "waiting"), (after.accounts["a"], "in_flight"), (after.totals, "calls")):
-            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            with pytest.raises(AttributeError):
                 setattr(target, name, 7)
         with pytest.raises(TypeError):
             after.accounts["b"] = None
@@ -534,29 +534,17 @@ async def test_closing_refuses_who_is_on_the_way(balancing, autojump_clock):
         assert calls.ends["late"] == "a" if granted else isinstance(calls.ends["late"], Closed)
 
 
-async def test_the_next_look_is_as_of_the_decision(monkeypatch):
+async def test_the_next_look_is_as_of_the_decision():
     """What becomes possible between the decision and the look is waited for until then, not until a bell that never rings."""
-    seen = []
-    decide, next_look = Dispatcher._decide, Dispatcher._next_look
-
-    def decided(self, ticket, now):
-        seen.append(now)
-        return decide(self, ticket, now)
-
-    def looked(self, now):
-        assert now <= seen[-1]
-        seen.append(now)
-        return next_look(self, now)
-
-    monkeypatch.setattr(Dispatcher, "_decide", decided)
-    monkeypatch.setattr(Dispatcher, "_next_look", looked)
     limits = {"requests": {"amount": 1, "per": 0.02}, "window": "sliding"}
     config = BalancerConfig(accounts=[{"name": "a", "provider": "http", "base_url": "http://a.test", "limits": limits}])
+    began = []
 
     async def attempt(_lease):
-        return None
+        began.append(trio.current_time())
 
-    async with open_balancer(config) as balancer, trio.open_nursery() as nursery:  # on the real clock, which moves in a step
-        for _ in range(3):
-            nursery.start_soon(balancer.run, Call(), attempt)
-    assert len(seen) > 3  # some have waited
+    with trio.fail_after(5.0):
+        async with open_balancer(config) as balancer, trio.open_nursery() as nursery:  # the real clock moves in a step
+            for _ in range(3):
+                nursery.start_soon(balancer.run, Call(), attempt)
+    assert began[2] - began[0] >= 0.04

@@ -1,31 +1,171 @@
-"""The order of waiting tickets, lane by lane, and the memory that they take."""
+"""The order of waiting tickets against an obvious slow model, what a look leaves out, and the memory that it takes."""
 
 from __future__ import annotations
 
 import math
 import random
 
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from balancer.actors.lanes import LOOK_BEHIND
 from balancer.actors.messages import Ticket
 from balancer.actors.waiting import WaitingTickets
-from balancer.core.call import Call
+from balancer.core.call import Call, Demand, Usage
 from balancer.core.decision import Decision
+from balancer.core.outcome import RateLimited, Served, Withdrawn
+from balancer.core.tenants import Tenants, TenantSettings
+
+WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 
 
-def ticket(model=None, priority=0, give_up_at=math.inf, deadline=math.inf):
-    call = Call(model=model, priority=priority)
+def ticket(model=None, priority=0, give_up_at=math.inf, deadline=math.inf, tenant="", tokens=0):
+    call = Call(model=model, priority=priority, tenant=tenant, demand=Demand(input_tokens=tokens))
     return Ticket(call, Decision(call), model, "default", give_up_at=give_up_at, deadline=deadline)
 
 
+def serve(waiting, one):
+    """Grants a ticket as the dispatcher does."""
+    share = waiting.serve(one)
+    waiting.left(one)
+    return share
+
+
 def served(waiting):
-    """Answers every head until none is left; the order in which they came."""
+    """Serves every ticket that a round gives; the order in which they came."""
     order = []
-    for head in waiting.heads():
-        waiting.left(head)
-        order.append(head)
+    for _, one in waiting.round():
+        serve(waiting, one)
+        order.append(one)
     return order
 
 
-def test_order_is_priority_deadline_arrival():
+def looked_at(waiting):
+    """Every ticket that a round gives when none can be placed."""
+    return [one for _, one in waiting.round()]
+
+
+class Model:
+    """All tickets in one list, sorted anew whenever it is asked."""
+
+    def __init__(self):
+        self.tickets, self.counters, self.numbers, self.arrivals = [], {}, {}, 0
+
+    def add(self, one):
+        call = one.call
+        self.arrivals += 1
+        group = (one.model, call.priority)
+        others = [other for other in self.tickets if (other.model, other.call.priority) == group] or self.tickets
+        least = min((self.counters[other.call.tenant] for other in others), default=0.0)
+        if call.tenant not in {other.call.tenant for other in self.tickets}:
+            self.counters[call.tenant] = max(self.counters.get(call.tenant, -math.inf), least)
+        key = (*group, call.tenant)
+        if key not in {(other.model, other.call.priority, other.call.tenant) for other in self.tickets}:
+            self.numbers[key] = self.arrivals
+        one.arrival = self.arrivals
+        self.tickets.append(one)
+
+    def charge(self, tenant, amount):
+        self.counters[tenant] += amount / WEIGHTS[tenant]
+
+    def remove(self, one):
+        self.tickets.remove(one)
+        if not self.tickets:
+            self.counters.clear()
+
+    def first(self):
+        """The first of each lane by priority, counter, how long the tenant waits, end, arrival; of those the best."""
+
+        def in_lane(one):
+            call = one.call
+            number = self.numbers[one.model, call.priority, call.tenant]
+            return (-call.priority, self.counters[call.tenant], number, one.give_up_at, one.arrival)
+
+        heads = {}
+        for one in sorted(self.tickets, key=in_lane):
+            heads.setdefault(one.model, one)
+
+        def among_lanes(one):
+            return (-one.call.priority, self.counters[one.call.tenant], one.give_up_at, one.arrival)
+
+        return min(heads.values(), key=among_lanes) if heads else None
+
+
+class Known(Ticket):
+    """A ticket that remembers its arrival for the model."""
+
+    __slots__ = ("arrival",)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Tickets come, leave, are served and turn out to have taken something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = WaitingTickets(Tenants([TenantSettings(name, weight) for name, weight in WEIGHTS.items()]))
+        self.model, self.shares = Model(), []
+
+    @rule(
+        model=st.sampled_from(["m", "n"]),
+        priority=st.integers(-1, 1),
+        tenant=st.sampled_from(sorted(WEIGHTS)),
+        end=st.sampled_from([5.0, 9.0, math.inf]),
+        tokens=st.sampled_from([0, 8, 64]),
+    )
+    def add(self, model, priority, tenant, end, tokens):
+        call = Call(model=model, priority=priority, tenant=tenant, demand=Demand(input_tokens=tokens))
+        one = Known(call, Decision(call), model, "default", give_up_at=end)
+        self.waiting.add(one)
+        self.model.add(one)
+
+    @precondition(lambda self: self.model.tickets)
+    @rule(choice=st.randoms(use_true_random=False))
+    def withdraw(self, choice):
+        one = choice.choice(self.model.tickets)
+        self.waiting.left(one)
+        self.model.remove(one)
+
+    @rule(count=st.integers(1, 6))
+    def serve_several(self, count):
+        for _, one in self.waiting.round():
+            assert one is self.model.first()
+            self.shares.append(serve(self.waiting, one))
+            self.model.charge(one.call.tenant, max(1, one.call.demand.tokens))
+            self.model.remove(one)
+            count -= 1
+            if not count:
+                return
+        assert not self.model.tickets
+
+    @precondition(lambda self: self.shares)
+    @rule(tokens=st.sampled_from([0, 8, 64]))
+    def settle(self, tokens):
+        share = self.shares.pop(0)
+        if share.tenant is self.waiting.tenants.known(share.tenant.name):  # else all was forgotten meanwhile
+            self.model.charge(share.tenant.name, max(1, tokens) - share.amount)
+        share.settle(Served(), Usage(input_tokens=tokens))
+
+    @invariant()
+    def it_agrees(self):
+        waiting, tickets = self.waiting, self.model.tickets
+        assert waiting.count == len(tickets)
+        assert set(waiting.all()) == set(tickets)
+        assert waiting.next_end() == min((one.give_up_at for one in tickets), default=math.inf)
+        first = next(waiting.round(), None)
+        assert (None if first is None else first[1]) is self.model.first()
+        for name in {one.call.tenant for one in tickets}:
+            tenant = waiting.tenants.known(name)
+            assert tenant.waiting == sum(one.call.tenant == name for one in tickets)
+            assert tenant.counter == pytest.approx(self.model.counters[name])
+
+
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueue = QueueMachine.TestCase
+
+
+def test_order_is_priority_end_arrival_for_one_tenant():
     """Lanes do not change the order among tickets that could all be placed."""
     rng = random.Random(7)
     waiting = WaitingTickets()
@@ -37,20 +177,144 @@ def test_order_is_priority_deadline_arrival():
     assert waiting.count == 0
 
 
-def test_a_blocked_head_blocks_its_lane_only():
-    """A head that still waits when the next is asked for is left out of the round, with all behind it."""
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.5, 1.0)])
+def test_tenants_share_by_tokens(weights):
+    """Over any span in which both wait, what two tenants were served per weight differs by at most the sum of their largest
+    demands per weight, though one sends ten times the tokens of the other."""
+    rng = random.Random(3)
+    waiting = WaitingTickets(Tenants([TenantSettings(name, weight) for name, weight in zip("ab", weights, strict=True)]))
+    largest = {"a": 1000, "b": 300}
+    for _ in range(2000):
+        waiting.add(ticket(tenant="a", tokens=rng.randrange(1, 1001)))
+    for _ in range(300):
+        waiting.add(ticket(tenant="b", tokens=rng.randrange(1, 301)))
+    gaps, per_weight = [0.0], dict(zip("ab", weights, strict=True))
+    for _, one in waiting.round():
+        name = one.call.tenant
+        gaps.append(gaps[-1] + (1 if name == "a" else -1) * one.call.demand.tokens / per_weight[name])
+        serve(waiting, one)
+        if not waiting.tenants.known("a").waiting or not waiting.tenants.known("b").waiting:
+            break
+    assert len(gaps) > 300  # they have waited together for long
+    bound = sum(largest[name] / per_weight[name] for name in "ab")
+    assert max(gaps) - min(gaps) <= bound
+
+
+def test_who_comes_late_gets_no_credit():
+    """A tenant that begins to wait after another was served a lot shares from then on; it is not served alone."""
     waiting = WaitingTickets()
-    blocked, behind, other = ticket("a", priority=1), ticket("a"), ticket("b")
-    for one in (blocked, behind, other):
+    for _ in range(100):
+        waiting.add(ticket(tenant="a", tokens=10))
+    for _, (_, one) in zip(range(50), waiting.round(), strict=False):
+        serve(waiting, one)
+    for _ in range(50):
+        waiting.add(ticket(tenant="b", tokens=10))
+    order = [one.call.tenant for one in served(waiting)]
+    assert abs(order[:20].count("a") - order[:20].count("b")) <= 1
+
+
+def test_usage_corrects_what_was_served():
+    """A tenant whose calls take half of what they were estimated at gets twice the calls; what was never served does not count."""
+    waiting = WaitingTickets()
+    for name in "ab":
+        for _ in range(100):
+            waiting.add(ticket(tenant=name, tokens=100))
+    counts = {"a": 0, "b": 0}
+    for _ in range(90):
+        _, one = next(waiting.round())
+        share = serve(waiting, one)
+        counts[one.call.tenant] += 1
+        share.settle(Served(), Usage(input_tokens=50) if one.call.tenant == "a" else None)
+    assert counts == {"a": 60, "b": 30}
+    before = waiting.tenants.known("a").counter
+    for outcome in (RateLimited(), Withdrawn(sent=False)):
+        serve(waiting, next(waiting.round())[1]).settle(outcome, None)
+    assert waiting.tenants.known("a").counter == before
+
+
+def test_a_blocked_ticket_holds_up_those_that_demand_as_much():
+    """In its lane only smaller ones are looked at; other lanes as ever."""
+    waiting = WaitingTickets()
+    large, as_large, larger = ticket("m", tokens=100), ticket("m", tokens=100), ticket("m", tokens=101)
+    small, other = ticket("m", tokens=99), ticket("n", tokens=200)
+    for one in (large, as_large, larger, small, other):
         waiting.add(one)
+    assert looked_at(waiting) == [large, small, other] or looked_at(waiting) == [large, other, small]
+    lane = waiting.lane(ticket("m"))
+    assert lane.sure_blocked(Demand(input_tokens=99))
+    assert not lane.sure_blocked(Demand(input_tokens=98))
+    assert not lane.sure_blocked(Demand(input_tokens=98, output_tokens=10**6))
+
+
+def test_at_most_64_behind_a_blocked_one_are_looked_at():
+    """However many wait; and that others were left out is known."""
+    waiting = WaitingTickets()
+    for number in range(1000):
+        waiting.add(ticket(tokens=1000 - number))
+    assert len(looked_at(waiting)) == 1 + LOOK_BEHIND
+    assert waiting.lane(ticket()).cut
+    waiting = WaitingTickets()
+    for number in range(1 + LOOK_BEHIND):
+        waiting.add(ticket(tokens=1000 - number))
+    assert len(looked_at(waiting)) == 1 + LOOK_BEHIND
+    assert not waiting.lane(ticket()).cut
+
+
+def test_tenants_take_turns_behind_a_blocked_one():
+    """The 64 are not all of one tenant while others wait as well."""
+    waiting = WaitingTickets()
+    for number in range(200):
+        for name in ("a", "b"):
+            waiting.add(ticket(tenant=name, tokens=1000 - number))
+    names = [one.call.tenant for _, one in waiting.round()]
+    assert 20 <= names.count("a") <= 45
+
+
+def test_nothing_is_looked_at_behind_the_least():
+    """Where not even the least demand of a lane can be taken, the look ends."""
+    waiting = WaitingTickets()
+    for number in range(50):
+        waiting.add(ticket(tokens=100 + number % 7))
     seen = []
-    for head in waiting.heads():
-        seen.append(head)
-        if head is not blocked:
-            waiting.left(head)
-    assert seen == [blocked, other]
-    assert waiting.blocks(ticket("a"))
-    assert not waiting.blocks(ticket("b"))
+    for lane, one in waiting.round():
+        seen.append(one)
+        lane.block(lane.least)
+    assert len(seen) == 1
+
+
+def test_a_look_takes_nothing_out():
+    """A round that placed nothing leaves the order as it was."""
+    rng = random.Random(1)
+    waiting = WaitingTickets()
+    for number in range(300):
+        waiting.add(ticket(rng.choice("mn"), rng.randrange(2), tenant=rng.choice("abc"), tokens=1000 - number))
+    before = looked_at(waiting)
+    assert looked_at(waiting) == before
+    assert waiting.count == 300
+
+
+def test_certainly_before():
+    """Those that rank before and wait as long, if none demands more: of higher priority all, of the own one the tenant's own."""
+    waiting = WaitingTickets()
+    for _ in range(3):
+        waiting.add(ticket(priority=1, tenant="x", tokens=10))
+    waiting.add(ticket(priority=1, tenant="x", tokens=10, give_up_at=40.0))
+    waiting.add(ticket(tenant="a", tokens=10, give_up_at=50.0))
+    waiting.add(ticket(tenant="b", tokens=10, give_up_at=50.0))
+
+    def before(**more):
+        return waiting.certainly_before(ticket(**{"tenant": "a", "tokens": 10, "give_up_at": 50.0, **more}))
+
+    assert before() == 3 + 1
+    assert before(give_up_at=40.0) == 4
+    assert before(give_up_at=60.0) == 3
+    assert before(priority=2) == 0
+    assert before(tokens=9) == 0
+    assert before(tokens=11) == 4
+    assert before(tenant="c") == 3
+    last = ticket(tenant="a", tokens=10, give_up_at=50.0)
+    waiting.add(last)
+    assert waiting.certainly_before(last) == 4
 
 
 def test_patience_ends_in_order_whatever_the_lane():
@@ -69,19 +333,19 @@ def test_patience_ends_in_order_whatever_the_lane():
 
 
 def test_tickets_that_left_take_no_memory():
-    """Withdrawn tickets deep in the queue are swept: as many lie around as wait, and some."""
+    """Nothing of a withdrawn ticket stays, however deep in the queue it was."""
     waiting = WaitingTickets()
     stays = [ticket(give_up_at=float(number)) for number in range(10)]
     for one in stays:
         waiting.add(one)
-    for number in range(10_000):
-        one = ticket("m", give_up_at=1000.0 + number)
+    for number in range(3000):
+        one = ticket(f"m{number % 7}", number % 3, give_up_at=1000.0 + number, tenant=f"t{number}")
         waiting.add(one)
         waiting.left(one)
-    assert waiting.count == 10
-    kept = sum(map(len, waiting._lanes.values())) + len(waiting._ends)
-    assert kept < 4 * (10 + 64)
+        assert one.spot is None
+    assert (waiting.count, len(waiting._lanes), len(waiting._ends), len(waiting._backlogs)) == (10, 1, 10, 1)
     assert served(waiting) == stays
+    assert (len(waiting._lanes), len(waiting._ends), len(waiting._backlogs), len(waiting.tenants)) == (0, 0, 0, 0)
 
 
 def test_leaving_twice_counts_once():
@@ -92,4 +356,4 @@ def test_leaving_twice_counts_once():
     waiting.left(one)
     waiting.left(one)
     assert waiting.count == 0
-    assert list(waiting.heads()) == []
+    assert looked_at(waiting) == []
