@@ -1,15 +1,15 @@
 """Drives one call: route -> ticket -> lease -> attempt -> settle, again where that can help, in the caller's own task.
 
-The engine owns no state that outlives a call. What an attempt does is given to it (`Job.perform`): a user's function for
-`run`, one HTTP exchange for a transport.
+The engine owns no state that outlives a call. What an attempt does is given to it (`Job`): a user's function for `run`, one
+HTTP exchange for a transport.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -32,29 +32,63 @@ from balancer.routing.router import Route, Router, RoutingContext
 T = TypeVar("T")
 
 
+class Job(Protocol[T]):
+    """One call and how to attempt it."""
+
+    @property
+    def call(self) -> Call:
+        """What was asked."""
+        ...
+
+    @property
+    def speaks(self) -> str | None:
+        """The dialect that an account must speak; `None` for any account."""
+        ...
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as the
+        engine lets a call wait."""
+        ...
+
+    def perform(self, lease: Lease, /) -> Awaitable[T]:
+        """Run one attempt under a lease. It returns once the attempt is committed, with the lease settled or handed to what it
+        returns; it raises what went wrong, with the lease unsettled."""
+        ...
+
+    def evidence(self, error: Exception, lease: Lease, /) -> Evidence | None:
+        """What an exception of `perform` says about the account; `None` if nothing: then it is the caller's."""
+        ...
+
+    def discard(self, value: T, /) -> None:
+        """End a committed value that came second."""
+        ...
+
+    def repeatable(self) -> bool:
+        """Whether what is sent is still there to be sent again."""
+        ...
+
+
 @attrs.define(eq=False)
-class Job(Generic[T]):
-    """One call and how to attempt it.
+class FunctionJob(Generic[T]):
+    """A call that a function of the application attempts, on any account.
 
     Args:
-        call: what was asked.
-        perform: runs one attempt under a lease. It returns once the attempt is committed, with the lease settled or handed to
-            what it returns; it raises what went wrong, with the lease unsettled.
-        evidence: what an exception of `perform` says about the account; `None` if nothing: then it is the caller's.
-        discard: ends a committed value that came second.
-        dialect: what an account must speak; `None` for any.
-        patience: seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as
-            the engine lets a call wait.
-        repeatable: whether what is sent is still there to be sent again.
+        call, perform, evidence: see `Job`.
     """
 
     call: Call
     perform: Callable[[Lease], Awaitable[T]]
     evidence: Callable[[Exception, Lease], Evidence | None]
-    discard: Callable[[T], None]
-    dialect: str | None = None
-    patience: float | None = None
-    repeatable: Callable[[], bool] = lambda: True
+    speaks: str | None = attrs.field(default=None, init=False)
+    patience: float | None = attrs.field(default=None, init=False)
+
+    def discard(self, value: T, /) -> None:
+        """A value that came second needs no ending: its attempt has returned."""
+
+    def repeatable(self) -> bool:
+        """A function can be called again."""
+        return True
 
 
 @attrs.define(eq=False)
@@ -95,7 +129,7 @@ class Engine:
         if self.hedge.enabled:
             self.dispatcher.hedges.earn(now)
         drive = _Drive(self, job, deadline)
-        return await drive.run(), drive.decision
+        return await drive.run(now), drive.decision
 
 
 class _Drive(Generic[T]):
@@ -116,24 +150,24 @@ class _Drive(Generic[T]):
         self.routes: tuple[Route, ...] = ()
         self.over = False
 
-    async def run(self) -> T:
+    async def run(self, now: float) -> T:
         refusal: BalancerError | None = None
-        while (route := await self._next_route()) is not None:
+        while (route := await self._next_route(now)) is not None:
             try:
                 return await self._follow(route)
             except (NoAccount, Saturated, DeadlineUnreachable) as error:
                 if self.over:  # the caller's own, from a balancer of its own
                     raise
                 refusal = error
+                now = trio.current_time()
         if refusal is None:
             refusal = BalancerError("the router named no route", decision=self.decision)
         if self.errors and refusal.__cause__ is None:
             refusal.__cause__ = ExceptionGroup("the attempts of the call", self.errors)
         raise refusal
 
-    async def _next_route(self) -> Route | None:
-        job = self._job
-        answer = self._engine.router(RoutingContext(job.call, self.decision.attempts, self.routes, trio.current_time()))
+    async def _next_route(self, now: float) -> Route | None:
+        answer = self._engine.router(RoutingContext(self._job.call, self.decision.attempts, self.routes, now))
         if answer is not None and not isinstance(answer, Route):
             answer = await answer
         if answer is not None:
@@ -152,7 +186,9 @@ class _Drive(Generic[T]):
             try:
                 lease = await self._place(route)
             except OthersOut:
-                if (tried or plan.avoid == plan.excluded) and (following := await self._next_route()) is not None:
+                if (tried or plan.avoid == plan.excluded) and (
+                    following := await self._next_route(trio.current_time())
+                ) is not None:
                     route, tried = following, False
                     continue
                 if plan.avoid == plan.excluded:
@@ -163,18 +199,19 @@ class _Drive(Generic[T]):
                 self.repeats += 1
                 continue
             tried = True
-            ends = await self._ends(lease, route)
-            if isinstance(ends[-1], Won):
-                self.decision.outcome = ends[-1].outcome
-                return ends[-1].value
+            if engine.hedge.enabled and self._job.call.hedgeable:
+                ends = await self._race(lease, route)
+            else:
+                ends = (await self._attempt(lease),)
+            won = ends[-1]
+            if isinstance(won, Won):
+                self.decision.outcome = won.outcome
+                return won.value
             if not self._goes_on(ends):
                 raise self._failed()
 
-    async def _ends(self, lease: Lease, route: Route) -> list[End[T]]:
+    async def _race(self, lease: Lease, route: Route) -> Sequence[End[T]]:
         """How the attempt under `lease`, and a hedge beside it, ended; what won is last."""
-        hedge, job = self._engine.hedge, self._job
-        if not (hedge.enabled and job.call.hedgeable):
-            return [await self._attempt(lease)]
 
         async def place_hedge() -> Lease | None:
             if not self._engine.dispatcher.hedges.try_spend(trio.current_time()):
@@ -184,9 +221,9 @@ class _Drive(Generic[T]):
             except (trio.WouldBlock, OthersOut, BalancerError):
                 return None
 
-        return await Race(hedge.delay, self._attempt, place_hedge, job.discard).run(lease)
+        return await Race(self._engine.hedge.delay, self._attempt, place_hedge, self._job.discard).run(lease)
 
-    def _goes_on(self, ends: list[End[T]]) -> bool:
+    def _goes_on(self, ends: Sequence[End[T]]) -> bool:
         """Whether another attempt may follow these; raises what ends the call as it is."""
         following: set[Next] = set()
         for end in ends:
@@ -225,25 +262,27 @@ class _Drive(Generic[T]):
             decision,
             route.model,
             route.pool,
-            job.dialect,
+            job.speaks,
             avoid,
             min(self._deadline, now + self._patience - decision.waited_for),
             self._deadline,
             beside is not None,
         )
         try:
-            return await self._engine.dispatcher.place(ticket)
-        finally:
+            lease = await self._engine.dispatcher.place(ticket)
+        except BaseException:
             decision.waited_for += trio.current_time() - now
+            raise
+        decision.waited_for += lease.record.started_at - now
+        return lease
 
     # -- attempting -------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, lease: Lease) -> End[T]:
-        job = self._job
         if lease.settled:  # the balancer was closed between the grant and this step
             return ABORTED
         try:
-            value = await job.perform(lease)
+            value = await self._job.perform(lease)
         except Exception as error:
             return self._lost(lease, error)
         except BaseException:

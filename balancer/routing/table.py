@@ -13,6 +13,7 @@ from balancer.routing.router import Route, RoutingContext
 
 DEFAULT_POOL = "default"
 """The pool of all accounts, where no route says otherwise."""
+_REMEMBERED = 256  # models whose route is kept; a caller that invents models costs time, not memory
 
 
 def _models(given: object) -> tuple[str, ...]:
@@ -47,22 +48,25 @@ class TableRouter:
     """
 
     routes: Sequence[RouteSettings]
-    _rows: Mapping[str, RouteSettings] = attrs.field(init=False)
+    _rows: Mapping[str | None, RouteSettings] = attrs.field(init=False)
+    _known: dict[str | None, Route] = attrs.field(factory=dict[str | None, Route], init=False)
 
     def __attrs_post_init__(self) -> None:
         self._rows = {row.model: row for row in self.routes}
 
     def __call__(self, context: RoutingContext) -> Route | None:
         """The next row of the table that the call has not followed yet."""
-        model = context.call.model
-        row = None if model is None else self._rows.get(model)
-        step = len(context.routes)
+        model, step = context.call.model, len(context.routes)
         if step == 0:
-            return self._route(model)
+            return self._known.get(model) or self._route(model)
+        row = self._rows.get(model)
         if row is None or step > len(row.fallback_models):
             return None
         return self._route(row.fallback_models[step - 1])
 
     def _route(self, model: str | None) -> Route:
-        row = None if model is None else self._rows.get(model)
-        return Route((row.pool if row else None) or DEFAULT_POOL, model)
+        row = self._rows.get(model)
+        route = Route((row.pool if row else None) or DEFAULT_POOL, model)
+        if len(self._known) < _REMEMBERED:
+            self._known[model] = route
+        return route

@@ -17,7 +17,7 @@ import trio
 
 from balancer import logs
 from balancer.actors.lease import Lease
-from balancer.core.outcome import Outcome, Served, TimedOut, Truncated
+from balancer.core.outcome import SERVED, Outcome, Served, TimedOut, Truncated
 from balancer.errors import StreamTruncated
 from balancer.providers.dialect import BodyReader
 from balancer.transports.decoding import Decoder, DecodingError
@@ -31,6 +31,7 @@ MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of one answer of an LLM, twice the largest request: more is no answer, and most clients keep it whole in memory."""
 ERROR_BODY_TIMEOUT = 5.0
 """Seconds that the body of an error answer may take: its status has said enough."""
+NOTHING_LEFT: Iterator[bytes] = iter(())
 CLOSED = "the balancer has closed this answer"
 LEFT = "this answer was left before its end"
 
@@ -72,7 +73,7 @@ class HeldBody:
 
     __slots__ = (
         "_committed", "_decoder", "_finalizer", "_iterator", "_lease", "_line", "_lines", "_link", "_needs_end_mark", "_peeked",
-        "_pieces", "_reader", "_stream", "broken", "done", "peeked_bytes", "received",
+        "_pieces", "_reader", "_stream", "broken", "done", "received",
     )  # fmt: skip
 
     def __init__(
@@ -96,12 +97,10 @@ class HeldBody:
         self._reader = reader
         self._decoder = decoder
         self._needs_end_mark = needs_end_mark
-        self._pieces: Iterator[bytes] = iter(())  # of the last chunk, decoded one by one: a bomb is never whole in memory
+        self._pieces = NOTHING_LEFT  # of the last chunk, decoded one by one: a bomb is never whole in memory
         self._peeked: deque[bytes] = deque()
         self._finalizer: Any = None
         self._committed = False
-        self.peeked_bytes = 0
-        """Decoded bytes that were read ahead."""
         self.received = 0
         """Bytes of body that have arrived, as they came."""
         self.done = False
@@ -114,25 +113,40 @@ class HeldBody:
         """What has been seen so far."""
         return self._reader
 
-    @property
-    def decodes(self) -> bool:
-        """Whether a content encoding is undone."""
-        return self._decoder is not None
-
     # -- before the answer is the caller's --------------------------------------------------------------------------------
 
-    async def peek(self) -> None:
-        """Read one piece ahead and keep it for the caller. Raises what reading raises."""
+    async def read_first_event(self, cap: int, length: bytes | None) -> None:
+        """Read ahead up to the first event of the answer: until then nothing has reached the caller, and another attempt may
+        follow. Raises what reading raises.
+
+        Args:
+            cap: decoded bytes beyond which nothing more is read, whatever they are.
+            length: the answer's `Content-Length`.
+        """
+        reader, ahead = self._reader, 0
+        while ahead <= cap and (size := await self._peek()) is not None:
+            ahead += size
+            if reader.first_event:
+                # Who said how long the answer is has sent its end with its last byte: it is read without waiting.
+                if reader.finished and length == b"%d" % self.received:
+                    await self._peek()
+                return
+
+    async def _peek(self) -> int | None:
+        """Read one piece ahead and keep it for the caller; its size, or `None` at the end. Nobody holds the piece itself while
+        the next one is waited for: a backend may echo the credential, and tracebacks show locals."""
         piece = await self._next()
-        if piece is not None:
-            self._peeked.append(piece)
-            self.peeked_bytes += len(piece)
+        if piece is None:
+            return None
+        self._peeked.append(piece)
+        return len(piece)
 
     async def read_error(self, cap: int) -> bytes:
         """The body of an error answer, up to `cap` bytes or as far as it can be read in time."""
+        ahead = 0
         with trio.move_on_after(ERROR_BODY_TIMEOUT), suppress(Exception):
-            while not self.done and self.peeked_bytes <= cap:
-                await self.peek()
+            while ahead <= cap and (size := await self._peek()) is not None:
+                ahead += size
         self.drop()
         return self.take_all()[:cap]
 
@@ -210,7 +224,7 @@ class HeldBody:
 
     async def _next(self) -> bytes | None:
         """One piece, decoded; `None` at the end, where the lease is settled and the line given back."""
-        while (piece := next(self._pieces, None)) is None:
+        while self._decoder is None or (piece := next(self._pieces, None)) is None:
             try:
                 chunk = await anext(self._iterator)
             except StopAsyncIteration:
@@ -271,7 +285,7 @@ class HeldBody:
         """What an answer that ended cleanly says: served, or the error it carried inside."""
         error = self._reader.error
         if error is None:
-            return Served()
+            return SERVED
         return self._link.provider.evidence_of_error(error, trio.current_time()).outcome
 
     def _settle(self, outcome: Outcome) -> None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-
 
 class StaleConnection(Exception):
     """A reused connection ended before one byte of an answer: nobody's fault, the request may go once more on a fresh one."""
@@ -138,10 +136,6 @@ class Connection:
             if self.reused and not wire.received and not self._closed:
                 raise StaleConnection("a reused connection ended before its answer began") from exc
             raise
-        if not wire.received:
-            raise httpcore.RemoteProtocolError("the answer was there before its request")
-        if len([name for name, _ in response.headers if name.lower() in _FRAMING]) > 1:
-            raise httpcore.RemoteProtocolError("the answer is framed twice")
         return response
 
     async def _connected(self, timeouts: Mapping[str, float | None]) -> tuple[Http11, Wire]:

@@ -7,7 +7,7 @@ What is the caller's own (a 4xx that is about the request) is an answer like any
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
 import attrs
 import httpcore
@@ -19,6 +19,7 @@ from balancer.core.outcome import AttemptFailed, CallerFault, Evidence, Faulted,
 from balancer.engine.failures import evidence_of
 from balancer.engine.scoped import scoped
 from balancer.providers.dialect import PLAIN, Dialect
+from balancer.providers.refusals import joined
 from balancer.providers.values import Headers
 from balancer.transports.body import EndMarkMissing, HeldBody
 from balancer.transports.connections import StaleConnection, outcome_of
@@ -32,12 +33,14 @@ MAX_PEEKED = 1024 * 1024
 """Bytes that may pass before the first event of an answer; heartbeats beyond it commit it as it is."""
 
 NO_CONTENT = 204
+EVENT_STREAM = b"text/event-stream"
+PAGE = b"text/html"
 HTTPCORE_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, StaleConnection)
 
 _CONNECTION = frozenset((
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade",
 ))  # fmt: skip
-_FRAMING = frozenset((b"content-encoding", b"content-length"))
+_CONNECTION_AND_FRAMING = _CONNECTION | {b"content-encoding", b"content-length"}
 
 
 @attrs.define(eq=False)
@@ -73,7 +76,7 @@ class OneShot:
 
 @attrs.define(eq=False)
 class Exchange:
-    """What every attempt of one HTTP call sends.
+    """One HTTP call, as the engine's `Job`: what every attempt of it sends.
 
     Args:
         call: the call; its model is what the body named.
@@ -82,8 +85,8 @@ class Exchange:
         headers: as the caller gave them.
         body: the request body; what can be given only once where it was too large to keep.
         dialect: how the path's API writes.
-        llm: whether that is an LLM dialect that was understood.
-        timeouts: seconds for connect, read and write, as the caller's library gave them.
+        speaks: its name where it is an LLM dialect that was understood, and an account must speak it; else `None`.
+        timeouts: seconds for pool, connect, read and write, as the caller's library gave them.
         headers_timeout: seconds that one attempt may take from its lease to its answer's first bytes.
     """
 
@@ -93,22 +96,32 @@ class Exchange:
     headers: list[tuple[bytes, bytes]] = attrs.field(repr=False)
     body: bytes | OneShot = attrs.field(repr=False)
     dialect: Dialect
-    llm: bool
+    speaks: str | None
     timeouts: Mapping[str, float | None]
     headers_timeout: float
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that it may wait for accounts: to its caller an account is what a connection of a pool is to others."""
+        return self.timeouts.get("pool")
 
     def repeatable(self) -> bool:
         """Whether its body is still there for another attempt."""
         return isinstance(self.body, bytes) or not self.body.begun
 
-    async def perform(self, lease: Lease) -> Answer:
+    def discard(self, answer: Answer) -> None:
+        """End an answer that came second."""
+        if isinstance(answer.body, HeldBody):
+            answer.body.abandon()
+
+    def perform(self, lease: Lease) -> Awaitable[Answer]:
         """Run one attempt under a lease. Raises `AttemptFailed` and transport errors, with the line already discarded."""
         link = lease.link
         assert isinstance(link, AccountLink), "the nursery gives every supervisor such a link"
         if isinstance(link.lines, InjectedLines):
-            return await scoped(lease, self._perform, self.headers_timeout)
+            return scoped(lease, self._perform, self.headers_timeout)
         lease.expect_by(lease.record.started_at + self.headers_timeout)
-        return await self._perform(lease)
+        return self._perform(lease)
 
     async def _perform(self, lease: Lease) -> Answer:
         link = lease.link
@@ -119,16 +132,25 @@ class Exchange:
         limits = link.provider.limits_seen(headers)
         lease.observe(limits)
         good = 200 <= response.status < 300
-        watched = self.llm and good and response.status != NO_CONTENT
-        reader = self.dialect.reader(_is_stream(headers)) if watched else PLAIN.reader(False)
-        undo, unreadable = self._decoder(headers)
+        watched = good and self.speaks is not None and response.status != NO_CONTENT
+        reader = self.dialect.reader(_is(EVENT_STREAM, headers)) if watched else PLAIN.reader(False)
+        undo, unreadable = self._decoder(headers.get(b"content-encoding"))
         body = HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
         try:
             if not good:
                 return await self._judge_error(lease, link, body, response, headers, limits, readable=unreadable is None)
             if unreadable is not None:
                 raise unreadable
-            return await self._judge(link, body, response, headers, limits)
+            if self.speaks is not None:
+                if _is(PAGE, headers):
+                    raise AttemptFailed(Faulted("a page instead of an answer"), limits=limits)
+                await body.read_first_event(MAX_PEEKED, headers.get(b"content-length"))
+                if (error := reader.error) is not None:
+                    evidence = link.provider.evidence_of_error(error, trio.current_time())
+                    if not isinstance(evidence.outcome, CallerFault):
+                        raise AttemptFailed(evidence.outcome, limits=joined(limits, evidence.limits))
+            body.commit()
+            return Answer(response.status, _passed(headers, decoded=undo is not None), body)
         except BaseException:
             body.drop()
             raise
@@ -136,7 +158,7 @@ class Exchange:
     async def _send(self, lease: Lease, link: AccountLink, lines: Lines) -> tuple[Line, RawResponse]:
         lease.unsent = True
         body = self.body
-        if self.llm and lease.model is not None and lease.model != self.call.model and isinstance(body, bytes):
+        if lease.model != self.call.model and lease.model is not None and self.speaks is not None and isinstance(body, bytes):
             body = self.dialect.replace_model(body, lease.model)
         target = link.address.target(self.below)
         line = self._take(lease, lines, fresh=False)
@@ -167,30 +189,16 @@ class Exchange:
     def _headers(self, link: AccountLink, body: bytes | OneShot) -> list[tuple[bytes, bytes]]:
         """What is sent. No local that lives on holds it: the credential is in it, and tracebacks show locals."""
         length = len(body) if isinstance(body, bytes) else None
-        return rewrite_headers(self.headers, llm=self.llm, address=link.address, body_length=length)
+        return rewrite_headers(self.headers, llm=self.speaks is not None, address=link.address, body_length=length)
 
-    def _decoder(self, headers: Headers) -> tuple[Decoder | None, DecodingError | None]:
+    def _decoder(self, encoding: bytes | None) -> tuple[Decoder | None, DecodingError | None]:
         """What undoes the answer's encoding, and why nothing does."""
-        if self.method == b"HEAD":
+        if encoding is None or self.method == b"HEAD":
             return None, None
         try:
-            return decoder(headers.get(b"content-encoding")), None
+            return decoder(encoding), None
         except DecodingError as error:
             return None, error
-
-    async def _judge(
-        self, link: AccountLink, body: HeldBody, response: RawResponse, headers: Headers, limits: tuple[LimitSeen, ...]
-    ) -> Answer:
-        if self.llm:
-            if _is_page(headers):
-                raise AttemptFailed(Faulted("a page instead of an answer"), limits=limits)
-            await _first_bytes(body, headers)
-            if (error := body.reader.error) is not None:
-                evidence = link.provider.evidence_of_error(error, trio.current_time())
-                if not isinstance(evidence.outcome, CallerFault):
-                    raise AttemptFailed(evidence.outcome, limits=limits)
-        body.commit()
-        return Answer(response.status, _passed(response.headers, decoded=body.decodes), body)
 
     async def _judge_error(
         self,
@@ -207,11 +215,11 @@ class Exchange:
         if not readable:
             content = b""
         evidence = link.provider.evidence(response.status, headers, content, trio.current_time())
-        answer = Answer(response.status, _passed(response.headers, decoded=True), content)
+        answer = Answer(response.status, _passed(headers, decoded=True), content)
         if isinstance(evidence.outcome, CallerFault | Served):
             lease.settle(evidence.outcome, limits=limits)
             return answer
-        raise AttemptFailed(evidence.outcome, limits=limits, answer=answer)
+        raise AttemptFailed(evidence.outcome, limits=evidence.limits, answer=answer)
 
     def evidence(self, error: Exception, lease: Lease) -> Evidence | None:
         """What an error of `perform` says about the account; `None` if it is the caller's own."""
@@ -233,26 +241,13 @@ class Exchange:
                 return evidence_of(error, link.provider, trio.current_time())
 
 
-async def _first_bytes(body: HeldBody, headers: Headers) -> None:
-    """Read up to the first event of the answer: until then nothing has reached the caller, and another attempt may follow."""
-    while not body.done and body.peeked_bytes <= MAX_PEEKED:
-        await body.peek()
-        if body.reader.first_event:
-            # Who said how long the answer is has sent its end with its last byte: it is read without waiting.
-            if body.reader.finished and headers.get(b"content-length") == b"%d" % body.received and not body.done:
-                await body.peek()
-            return
+def _is(kind: bytes, headers: Headers) -> bool:
+    return (headers.get(b"content-type") or b"").lower().startswith(kind)
 
 
-def _is_stream(headers: Headers) -> bool:
-    return (headers.get(b"content-type") or b"").lower().startswith(b"text/event-stream")
-
-
-def _is_page(headers: Headers) -> bool:
-    return (headers.get(b"content-type") or b"").lower().startswith(b"text/html")
-
-
-def _passed(headers: Sequence[tuple[bytes, bytes]], *, decoded: bool) -> list[tuple[bytes, bytes]]:
+def _passed(headers: Headers, *, decoded: bool) -> Sequence[tuple[bytes, bytes]]:
     """An answer's headers for the caller: without those of the connection, and of an encoding that was undone."""
-    dropped = _CONNECTION | _FRAMING if decoded else _CONNECTION
-    return [pair for pair in headers if pair[0].lower() not in dropped]
+    dropped = _CONNECTION_AND_FRAMING if decoded else _CONNECTION
+    if dropped.isdisjoint(headers.by_name()):
+        return headers.raw
+    return [pair for pair in headers.raw if pair[0].lower() not in dropped]

@@ -228,8 +228,9 @@ class AccountLink:
         if lines is not self.lines:  # new settings lead elsewhere
             lines.discard(line)
             return
+        expected = lines.next_change(0.0)
         lines.give_back(line)
-        if lines.next_change(0.0) < math.inf:
+        if lines.next_change(0.0) < expected:
             self.changed()
 
     def next_change(self, now: float) -> float:

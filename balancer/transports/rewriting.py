@@ -74,6 +74,7 @@ class AccountAddress:
         scheme, host, port: the origin, the only one its requests go to.
         host_header: what is sent as `Host`.
         server_name: the name to verify in TLS.
+        own_headers: what every request to the account carries, the credential included.
         defaults: headers that every request carries in which the caller gave none of that name.
         treatments: what was decided per header name, for LLM dialects (`True`) and plain HTTP (`False`).
 
@@ -100,7 +101,7 @@ class AccountAddress:
             own |= [provider.credential_header(key.reveal(), account.auth)]
         if wrong := sorted(name.decode() for name in own if name in MADE_HERE):
             raise ConfigError(Fault(f"headers.{name}", "made for each connection", "other headers") for name in wrong)
-        self._own = ((b"accept-encoding", b"identity"), *own.items())
+        self.own_headers = ((b"accept-encoding", b"identity"), *own.items())
         self._own_names = frozenset(own)
         self.defaults = tuple(pair for pair in provider.extra_headers if pair[0] not in own)
         self._params = "&".join(
@@ -130,11 +131,6 @@ class AccountAddress:
             if len(known) < _REMEMBERED:
                 known[name] = found
         return found
-
-    @property
-    def own_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What every request to the account carries, the credential included."""
-        return self._own
 
     def _decide(self, name: bytes, *, llm: bool) -> Treatment:
         if not _NAME.fullmatch(name):

@@ -6,7 +6,7 @@ A response's stream must be of the package of its client, so each seam makes its
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,13 +17,14 @@ import httpx
 from balancer.core.call import Call, Demand
 from balancer.core.decision import Decision
 from balancer.core.setting import shown
-from balancer.engine.engine import Engine, Job
+from balancer.engine.engine import Engine
 from balancer.errors import BalancerError
 from balancer.providers.dialect import PLAIN, Dialect, dialect_of
 from balancer.providers.peeking import Peek
 from balancer.transports.answers import final, not_to_retry
 from balancer.transports.body import BodyBroken, HeldBody
 from balancer.transports.exchange import Answer, Exchange, OneShot
+from balancer.transports.marks import marks_of
 from balancer.transports.rewriting import BadHeader, BadPath, target_path
 
 if TYPE_CHECKING:
@@ -67,25 +68,16 @@ class Seam:
 
     async def handle(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Answer, Decision | None]:
         """Serve one request of either library. Raises `BadPath`, `BadHeader`, and what a transport given in code raised."""
-        exchange, patience = self._exchange(request, body, one_shot=one_shot)
-        job = Job(
-            exchange.call,
-            exchange.perform,
-            exchange.evidence,
-            _discard,
-            exchange.dialect.name if exchange.llm else None,
-            patience,
-            exchange.repeatable,
-        )
+        exchange = self._exchange(request, body, one_shot=one_shot)
         try:
-            answer, decision = await self.engine.drive(job)
+            answer, decision = await self.engine.drive(exchange)
         except BalancerError as error:
             return final(error, exchange.dialect), error.decision
-        if exchange.llm and answer.status >= ERROR_STATUS:
+        if answer.status >= ERROR_STATUS and exchange.speaks is not None:
             answer = not_to_retry(answer)
         return answer, decision
 
-    def _exchange(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> tuple[Exchange, float | None]:
+    def _exchange(self, request: Any, body: bytes | OneShot, *, one_shot: bool) -> Exchange:
         url, extensions = request.url, request.extensions
         if url.scheme not in ("http", "https"):
             raise BadPath(f"a URL of scheme {shown(url.scheme)}; the balancer carries http and https")
@@ -95,19 +87,20 @@ class Seam:
         if dialect is not PLAIN and not self.speaks(dialect.name):
             dialect = PLAIN
         peek = dialect.peek(body) if isinstance(body, bytes) else None
-        timeouts: Mapping[str, float | None] = extensions.get("timeout") or {}
-        exchange = Exchange(
-            _call(extensions.get("balancer"), peek, request.method, one_shot=one_shot, held=isinstance(body, bytes)),
+        headers, told = request.headers.raw, extensions.get("balancer")
+        if (marks := marks_of(headers)) and (told is None or isinstance(told, Mapping)):
+            told = {**marks, **cast("Mapping[str, object]", told or {})}
+        return Exchange(
+            _call(told, peek, request.method, one_shot=one_shot, held=isinstance(body, bytes)),
             method,
             below,
-            request.headers.raw,
+            headers,
             body,
             dialect,
-            peek is not None,
-            timeouts,
+            None if peek is None else dialect.name,
+            extensions.get("timeout") or {},
             self.headers_timeout(),
         )
-        return exchange, timeouts.get("pool")
 
     def _learn(self, method: str, raw_path: bytes) -> tuple[bytes, bytes, Dialect]:
         """Method, path and query below the mount, and dialect of a request; the usual ones are remembered."""
@@ -131,6 +124,8 @@ def _call(told: object, peek: Peek | None, method: str, *, one_shot: bool, held:
         one_shot: whether its body can be given only once.
         held: whether all of its body is in memory.
     """
+    if told is None and peek is not None:  # the usual call
+        return Call(peek.model, peek.demand, replayable=not one_shot, hedgeable=not one_shot)
     given = _told(told)
     if peek is not None:
         given.setdefault("demand", peek.demand)
@@ -167,19 +162,11 @@ def _told(given: object) -> dict[str, Any]:
     return told
 
 
-def _discard(answer: Answer) -> None:
-    if isinstance(answer.body, HeldBody):
-        answer.body.abandon()
-
-
-async def _request_body(request: Any, library: ModuleType) -> tuple[bytes | OneShot, bool]:
-    """The request's body, in memory where it fits, and whether it is good for one attempt only."""
-    if isinstance(request.stream, library.ByteStream):
-        content: bytes = request.read()
-        return content, len(content) > MAX_BODY
+async def _streamed(given: AsyncIterable[bytes]) -> tuple[bytes | OneShot, bool]:
+    """A request body that comes in parts, in memory where it fits, and that it is good for one attempt only."""
     parts: list[bytes] = []
     size = 0
-    stream: AsyncIterator[bytes] = aiter(request.stream)
+    stream = aiter(given)
     async for chunk in stream:
         parts.append(chunk)
         size += len(chunk)
@@ -211,6 +198,23 @@ def _transport_of(library: ModuleType) -> type[Any]:
         async def aclose(self) -> None:
             await self._body.aclose()
 
+    class WholeResponse(library.Response):  # type: ignore[name-defined, misc]
+        """A response all of which is here already. The library reads it through a generator of each of its layers, each of which
+        trio has to be told of: for a short answer that is more than placing its call takes."""
+
+        whole: bytes
+
+        async def aread(self) -> bytes:
+            if not (self.is_stream_consumed or self.is_closed):
+                self.is_stream_consumed = self.is_closed = True
+                await self.stream.aclose()
+                self._num_bytes_downloaded = len(self.whole)
+                self._content = self.whole
+            return await library.Response.aread(self)
+
+        def __reduce__(self) -> Any:  # the class is made here, where nobody who unpickles it finds it
+            return library.Response.__new__, (library.Response,), self.__getstate__()
+
     class BalancedTransport(library.AsyncBaseTransport):  # type: ignore[name-defined, misc]
         """Places each request on one of the balancer's accounts. Closing it does not close the balancer."""
 
@@ -218,19 +222,27 @@ def _transport_of(library: ModuleType) -> type[Any]:
             self._seam = seam
 
         async def handle_async_request(self, request: Any) -> Any:
-            body, one_shot = await _request_body(request, library)
+            if isinstance(request.stream, library.ByteStream):
+                body = request.read()
+                one_shot = len(body) > MAX_BODY
+            else:
+                body, one_shot = await _streamed(request.stream)
             try:
                 answer, decision = await self._seam.handle(request, body, one_shot=one_shot)
             except BadPath as error:
                 raise library.UnsupportedProtocol(str(error), request=request) from None
             except (BadHeader, httpcore.LocalProtocolError) as error:
                 raise library.LocalProtocolError(str(error), request=request) from None
-            held = answer.body
+            held, extensions = answer.body, {"balancer": decision}
             if isinstance(held, HeldBody):
-                stream = library.ByteStream(held.take_all()) if held.done and held.broken is None else BalancedStream(held)
-            else:
-                stream = library.ByteStream(held)
-            return library.Response(answer.status, headers=answer.headers, stream=stream, extensions={"balancer": decision})
+                if not held.done or held.broken is not None:
+                    stream = BalancedStream(held)
+                    return library.Response(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+                held = held.take_all()
+            stream = library.ByteStream(held)
+            response = WholeResponse(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+            response.whole = held
+            return response
 
         async def aclose(self) -> None:
             """A client that is closed leaves the balancer open."""

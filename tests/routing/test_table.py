@@ -55,3 +55,14 @@ def test_fallback_models_are_a_list_of_names(given):
 def test_a_route_is_a_value():
     """Routers may compare them."""
     assert Route("p", "m") == Route("p", "m", after=0.0)
+
+
+def test_the_routes_that_are_kept_are_bounded():
+    """Calls for one model share a route; a caller that invents models gets right ones all the same."""
+    router = TableRouter([RouteSettings(model="big", pool="fast")])
+    for number in range(1000):
+        context = RoutingContext(Call(model=f"m{number}"), (), (), 0.0)
+        assert router(context) == Route("default", f"m{number}")
+    context = RoutingContext(Call(model="m0"), (), (), 0.0)
+    assert router(context) is router(context)
+    assert len(router._known) < 1000

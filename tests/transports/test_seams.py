@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tracemalloc
 from contextlib import asynccontextmanager
 
@@ -196,6 +197,35 @@ async def test_extensions(open_client, autojump_clock):
         assert decision.attempts[0].account == "a"
         refused = await client.post("/chat/completions", json=CHAT)
         assert refused.extensions["balancer"].attempts[0].outcome is not None
+
+
+# -- responses ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_is_here_is_an_ordinary_response(open_client, library, autojump_clock):
+    """Whether it is read at once or in pieces, it looks as the library's own does, and it can be kept for later."""
+    pieces = [ANSWER[:10], ANSWER[10:]]
+    async with open_client(account(scripted(HTTPReply(chunks=pieces)))) as client:
+        response = await client.post("/chat/completions", json=CHAT)
+        assert isinstance(response, library.Response)
+        assert (response.content, response.num_bytes_downloaded) == (ANSWER, len(ANSWER))
+        assert (response.is_closed, response.is_stream_consumed) == (True, True)
+        assert response.elapsed.total_seconds() >= 0.0
+        kept = pickle.loads(pickle.dumps(response))
+        assert (type(kept), kept.content, kept.headers) == (library.Response, ANSWER, response.headers)
+        with pytest.raises(library.StreamConsumed):
+            [chunk async for chunk in response.aiter_raw()]
+        for read in ("aiter_raw", "aiter_bytes", "aiter_text"):
+            async with client.stream("POST", "/chat/completions", json=CHAT) as response:
+                received = [chunk async for chunk in getattr(response, read)()]
+                assert "".join(received) == ANSWER.decode() if read == "aiter_text" else b"".join(received) == ANSWER
+                if read == "aiter_raw":
+                    with pytest.raises(library.StreamConsumed):
+                        await response.aread()
+        async with client.stream("POST", "/chat/completions", json=CHAT) as response:
+            pass
+        with pytest.raises(library.StreamClosed):
+            await response.aread()
 
 
 # -- request bodies ----------------------------------------------------------------------------------------------------------
