@@ -1,4 +1,7 @@
-"""For tests of what uses a balancer, and of the balancer itself: scripted backends, scheduler seeds, task steps."""
+"""For tests of what uses a balancer, and of the balancer itself: scripted backends, scheduler seeds, task steps.
+
+Simulated providers and traffic in virtual time are in `balancer.testing.simulation`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of a mock backend, held against slow obvious models."""
+"""What a mock backend counts of a request, when, and for whom."""
 
 from __future__ import annotations
 
@@ -10,69 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.core.call import Demand
-from balancer.core.settings import Limits, Rate
-from balancer.testing.mock.counting import Admitted, Bucket, Ledger, Refused, Sliding
+from balancer.core.limits import Counting, Limits
+from balancer.testing.mock.counting import Admitted, Ledger, Refused
 
-# Sixteenths of a second and whole amounts are exact in floats, so that the models may compare without slack.
 GAPS = st.integers(0, 48).map(lambda sixteenths: sixteenths / 16)
-STEPS = st.lists(
-    st.tuples(GAPS, st.integers(1, 6), st.one_of(st.none(), st.integers(0, 12))),
-    max_size=40,
-)
-
-
-def slow_sliding(log: list[list[float]], limit: float, per: float, now: float) -> float:
-    """What is left in the window that ends now."""
-    return limit - sum(amount for at, amount in log if now - per < at <= now)
-
-
-@given(STEPS)
-def test_sliding_window_is_exact(steps: list[tuple[float, int, int | None]]) -> None:
-    """A sliding window admits exactly what leaves every window at or below its limit."""
-    window, log, now = Sliding(Rate(10, 2.0)), [], 0.0
-    for gap, amount, actual in steps:
-        now += gap
-        left = slow_sliding(log, 10, 2.0, now)
-        assert (window.wait_for(amount, now) == 0.0) == (amount <= left)
-        assert 10 - window.used(now) == left
-        if amount <= left:
-            taken = window.take(amount, now)
-            log.append([now, amount])
-            if actual is not None:
-                window.correct(taken, actual, now)
-                log[-1][1] = actual
-        else:
-            wait = window.wait_for(amount, now)
-            assert amount <= slow_sliding(log, 10, 2.0, now + wait)
-            assert amount > slow_sliding(log, 10, 2.0, math.nextafter(now + wait, 0.0))
-
-
-@given(STEPS)
-def test_bucket_is_exact(steps: list[tuple[float, int, int | None]]) -> None:
-    """A bucket admits exactly what its level carries; corrections move the level."""
-    bucket, level, now = Bucket(Rate(16, 2.0), 10), 10.0, 0.0
-    for gap, amount, actual in steps:
-        now += gap
-        level = min(10.0, level + gap * 8)
-        assert bucket.used(now) == 10.0 - level
-        assert (bucket.wait_for(amount, now) == 0.0) == (amount <= level)
-        assert bucket.reset_after(now) == (10.0 - level) / 8
-        if amount > level:
-            assert bucket.wait_for(amount, now) == (amount - level) / 8
-            continue
-        taken = bucket.take(amount, now)
-        level -= amount
-        if actual is not None:
-            bucket.correct(taken, actual, now)
-            level = min(10.0, level + amount - actual)
+STEPS = st.lists(st.tuples(GAPS, st.integers(1, 6)), max_size=40)
 
 
 @given(STEPS, st.sampled_from(["bucket", "sliding"]))
-def test_no_window_holds_more_than_the_law_allows(steps: list[tuple[float, int, int | None]], window: str) -> None:
+def test_no_window_holds_more_than_the_law_allows(steps: list[tuple[float, int]], window: str) -> None:
     """Admitted in any span t: at most L t / P + B for a bucket, L per P for a window."""
     ledger, now = Ledger(Limits(tokens={"amount": 12, "per": 2.0}, window=window)), 0.0
     admitted: list[tuple[float, int]] = []
-    for gap, amount, _ in steps:
+    for gap, amount in steps:
         now += gap
         if isinstance(ledger.admit(Demand(input_tokens=amount), now), Admitted):
             admitted.append((now, amount))
@@ -143,3 +93,96 @@ def test_the_scarcest_limit_of_a_dimension_is_shown() -> None:
         ledger.admit(Demand(), float(second))
     (shown,) = ledger.shown(3.5)
     assert attrs.astuple(shown) == ("requests", 6.0, 3.0, 56.5)
+
+
+def test_each_rate_is_counted_in_its_own_way() -> None:
+    """One table may hold a bucket with a burst, a window and a day; each refuses by its own rule."""
+    limits = Limits(
+        requests=[
+            {"amount": 60, "per": 60.0, "burst": 2},
+            {"amount": 3, "per": 10.0, "window": "sliding"},
+            {"amount": 5, "per": "day", "window": "calendar"},
+        ]
+    )
+    ledger = Ledger(limits, epoch=1_790_000_000.0)
+    admitted: list[float] = []
+    waits: dict[float, float] = {}
+    for second in range(24):
+        for _ in range(3):
+            answer = ledger.admit(Demand(), float(second))
+            if isinstance(answer, Admitted):
+                admitted.append(second)
+            elif answer.retry_after is not None:
+                waits[answer.per] = max(waits.get(answer.per, 0.0), answer.retry_after)
+    assert admitted == [0, 0, 1, 10, 10]
+    assert waits[60.0] == 1.0
+    assert waits[10.0] == 9.0
+    assert waits[86400.0] == 86_400 - 1_790_000_000 % 86_400 - 10.0
+
+
+def test_a_models_limit_holds_beside_the_account_s() -> None:
+    """What one model has used up another may still take, until all together have."""
+    ledger = Ledger(Limits(requests="4/min", models={"small": {"requests": "3/min"}, "large": {"requests": "1/min"}}))
+    models = ["large", "large", "small", "small", None, "small"]
+    answers = [ledger.admit(Demand(), 0.0, model) for model in models]
+    assert [isinstance(answer, Admitted) for answer in answers] == [True, False, True, True, True, False]
+    assert (answers[1].limit, answers[5].limit) == (1.0, 4.0)
+    assert [(shown.limit, shown.remaining) for shown in ledger.shown(0.0, "large")] == [(4.0, 0.0)]
+    assert [(shown.limit, shown.remaining) for shown in ledger.shown(30.0, "large")] == [(1.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("charged", "at_first", "in_the_end"),
+    [("start", 30, 30), ("adjusted", 100, 25), ("produced", 0, 25), ("max_tokens", 100, 100)],
+)
+def test_tokens_are_charged_as_the_provider_charges_them(charged: str, at_first: int, in_the_end: int) -> None:
+    """What is counted of a request of 10 tokens that permits 90, would get 20 and got 15: at its arrival and at its end."""
+    ledger = Ledger(Limits(tokens={"amount": 1000, "per": 100.0, "charged": charged, "window": "sliding"}))
+    admitted = ledger.admit(Demand(10, 20, max_output_tokens=90), 0.0)
+    assert isinstance(admitted, Admitted)
+    assert 1000 - ledger.shown(0.0)[0].remaining == at_first
+    for _ in range(2):
+        ledger.correct(admitted, Demand(10, 15), 5.0)
+    ledger.end(admitted, Demand(10, 15), 5.0)
+    assert 1000 - ledger.shown(5.0)[0].remaining == in_the_end
+    assert 1000 - ledger.shown(101.0)[0].remaining == (25 if charged == "produced" else 0)
+
+
+def test_what_is_counted_as_produced_needs_some_room() -> None:
+    """A request is admitted while anything is left, and refused once nothing is; one that produces nothing is not."""
+    ledger = Ledger(Limits(output_tokens={"amount": 10, "per": 10.0, "charged": "produced"}))
+    for _ in range(2):
+        admitted = ledger.admit(Demand(output_tokens=8), 0.0)
+        assert isinstance(admitted, Admitted)
+        ledger.end(admitted, Demand(output_tokens=8), 0.0)
+    refused = ledger.admit(Demand(output_tokens=8), 0.0)
+    assert isinstance(refused, Refused)
+    assert refused.retry_after == 7.0
+    assert isinstance(ledger.admit(Demand(input_tokens=8), 6.0), Admitted)
+
+
+def test_images_are_counted_and_stay_counted() -> None:
+    """Images are charged at the arrival; no answer corrects them."""
+    ledger = Ledger(Limits(images="4/min"))
+    admitted = ledger.admit(Demand(images=3), 0.0)
+    assert isinstance(admitted, Admitted)
+    ledger.end(admitted, Demand(), 0.0)
+    assert ledger.admit(Demand(images=2), 0.0) == Refused("images", 4.0, 60.0, 3.0, 2, 15.0)
+
+
+def test_refused_ones_count_where_the_rate_says_so() -> None:
+    """`failed_charged` is said of a rate, whatever it counts."""
+    limits = Limits(requests="1/min", tokens={"amount": 100, "per": 60.0, "window": "sliding", "failed_charged": True})
+    ledger = Ledger(limits)
+    for _ in range(3):
+        ledger.admit(Demand(input_tokens=30), 0.0)
+    assert [(shown.dimension, shown.remaining) for shown in ledger.shown(0.0)] == [("requests", 0.0), ("tokens", 10.0)]
+
+
+def test_what_the_limits_leave_open_the_provider_decides() -> None:
+    """A preset counts where neither the rate nor its table says how."""
+    presets = {("output_tokens", None): Counting(charged="produced"), ("requests", 60.0): Counting(window="sliding")}
+    ledger = Ledger(Limits(requests=["1/min"], output_tokens=["10/min"]), presets=presets)
+    assert isinstance(ledger.admit(Demand(output_tokens=9), 0.0), Admitted)
+    shown = {shown.dimension: shown.remaining for shown in ledger.shown(30.0)}
+    assert shown == {"requests": 0.0, "output_tokens": 10.0}

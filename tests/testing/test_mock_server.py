@@ -125,6 +125,30 @@ async def test_limits_are_per_key_and_strangers_are_turned_away() -> None:
         assert backend.counts().rejected == 1
 
 
+async def test_models_have_limits_of_their_own_and_images_count() -> None:
+    """A key's limit for one model refuses that model alone; images are counted by the `n` of their request."""
+    limits = {"models": {"gpt-4o": {"requests_per_minute": 1}}, "images_per_minute": 4}
+    async with open_pair(limits=limits) as (_, client):
+        statuses = [
+            (await client.post("/chat/completions", json={**CHAT, "model": model})).status_code
+            for model in ("gpt-4o", "gpt-4o", "gpt-4o-mini")
+        ]
+        assert statuses == [200, 429, 200]
+        paint = {"model": "paint", "prompt": "a cat", "n": 3}
+        made, refused = [await client.post("/images/generations", json=paint) for _ in range(2)]
+        assert [len(image["b64_json"]) > 50 for image in made.json()["data"]] == [True] * 3
+        assert "images per min (IPM): Limit 4, Used 3, Requested 3" in refused.json()["error"]["message"]
+        assert (await client.post("/images/generations", json={**paint, "n": 0})).status_code == 400
+
+
+async def test_a_backend_counts_as_the_provider_it_speaks_for() -> None:
+    """One that speaks for Anthropic counts output when it is produced, so what a request permits does not matter."""
+    limits = {"output_tokens_per_minute": 100}
+    async with open_pair(speaks="anthropic", limits=limits, output_tokens=4) as (_, client):
+        body = {"model": "claude", "max_tokens": 5000, "messages": [{"role": "user", "content": "Hi"}]}
+        assert (await client.post("/messages", json=body)).status_code == 200
+
+
 async def test_anthropic_speaks_its_own_headers_and_errors() -> None:
     """An Anthropic backend shows instants beside a date, and its 429 has its own shape and whole seconds."""
     limits = {"requests_per_minute": 1, "input_tokens_per_minute": 5000}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.core.settings import Limits
+from balancer.core.limits import Limits
 from balancer.errors import ConfigError
 from balancer.testing.mock import (
     Chance,
@@ -111,6 +111,8 @@ def test_every_fault_is_named_with_its_path() -> None:
         ({"faults": [{"probability": 1, "kind": "status", "headers": {"a b": "c"}}]}, "faults[0].headers['a b']"),
         ({"faults": [{"script": "drop"}]}, "faults[0].script"),
         ({"seed": True}, "seed"),
+        ({"limits": {"shared": ["organisation"]}}, "limits.shared"),
+        ({"limits": {"requests": {"amount": 5, "per": "day", "window": "calendar", "zone": "Mars"}}}, "limits.requests.zone"),
     ],
 )
 def test_a_wrong_value_is_named(table: object, path: str) -> None:

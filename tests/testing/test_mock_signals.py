@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.core.call import Demand
-from balancer.core.settings import Limits
+from balancer.core.limits import MONTH, Limits
 from balancer.testing.mock.counting import Ledger, Refused
 from balancer.testing.mock.signals import error_body, go_duration, instant, limit_headers, refusal_body, wait_headers
 
@@ -83,6 +83,15 @@ def test_anthropic_headers() -> None:
     assert headers[b"anthropic-ratelimit-tokens-remaining"] == b"28000"
 
 
+def test_a_model_sees_its_own_limits_and_nobody_those_of_images() -> None:
+    """Headers show what limits the model that was asked; there are none for images."""
+    ledger = Ledger(Limits(requests_per_minute=60, images_per_minute=5, models={"small": {"requests_per_minute": 7}}))
+    for family, name in (("openai", b"x-ratelimit-limit-requests"), ("anthropic", b"anthropic-ratelimit-requests-limit")):
+        assert dict(limit_headers(family, ledger, 0.0, 0.0, "small"))[name] == b"7"
+        assert dict(limit_headers(family, ledger, 0.0, 0.0, "large"))[name] == b"60"
+        assert len(limit_headers(family, ledger, 0.0, 0.0)) == 3
+
+
 def test_waits_are_rounded_up_and_left_out_where_they_would_lie() -> None:
     """`retry-after-ms` to the millisecond, `retry-after` to the second; none where waiting does not help."""
     refused = Refused("tokens", 30000, 60.0, 29000, 2000, 2.0004)
@@ -104,6 +113,12 @@ def test_refusals_name_their_dimension() -> None:
     anthropic = refusal_body("anthropic", Refused("input_tokens", 50, 60.0, 50, 1, 1.0), "claude")
     assert anthropic["error"]["type"] == "rate_limit_error"
     assert "input tokens per min" in anthropic["error"]["message"]
+    images = refusal_body("openai", Refused("images", 5, 60.0, 5, 1, 12.0), "paint")["error"]
+    assert "images per min (IPM): Limit 5" in images["message"]
+    assert (
+        "requests per month: Limit 5,"
+        in refusal_body("openai", Refused("requests", 5, MONTH, 5, 1, 9.0), "m")["error"]["message"]
+    )
     assert "per 2s" in refusal_body("openai", Refused("requests", 5, 2.0, 5, 1, 1.0), None)["error"]["message"]
 
 

@@ -1,157 +1,61 @@
-"""The truth of a mock backend's limits: an exact sliding window and a token bucket, pure.
+"""What one key may take of a mock backend: which limits hold for a request, what of it each of them counts, and when.
 
-Sliding: at most L in any half-open window of P seconds; what was taken at t counts until just before t + P.
-Bucket: a level of at most B that refills at L / P; as one float, the time at which it will be full again.
-A request is charged at its arrival with an estimate, which `correct` later replaces; a correction upward may push the count
-over the limit, and then nothing is admitted until it is worked off.
+At its arrival a request is counted as what is known of it then; its answer may correct that. A correction upward may push a
+count over its limit, and then nothing is admitted until it is worked off. Nothing of the balancer's own quota is used: whoever
+judges it must not share its mistakes.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from zoneinfo import ZoneInfo
 
 import attrs
 
 from balancer.core.call import Demand
-from balancer.core.settings import Limits, Rate
+from balancer.core.limits import Counting, Limits, Presets, Rate, Terms
+from balancer.testing.mock.counters import Bucket, Calendar, Counter, Sliding, Taken
 
-# A client that waits exactly as long as it was told must not be refused for the last bit of a float.
-SLACK = 1e-9
-
-
-@attrs.define(eq=False)
-class Taken:
-    """What one request has taken from one limit."""
-
-    at: float
-    amount: float
-
-
-class Counter(Protocol):
-    """One limit of one key."""
-
-    rate: Rate
-
-    def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until `amount` fits; 0 if it does now, `inf` if it never will."""
-        ...
-
-    def take(self, amount: float, now: float) -> Taken:
-        """Counts `amount`, whether it fits or not."""
-        ...
-
-    def correct(self, taken: Taken, amount: float, now: float) -> None:
-        """Counts `amount` in place of what was taken."""
-        ...
-
-    def used(self, now: float) -> float:
-        """What counts now; may exceed the limit after a correction."""
-        ...
-
-    def reset_after(self, now: float) -> float:
-        """Seconds until the limit shows itself renewed, as its provider means it."""
-        ...
-
-    @property
-    def capacity(self) -> float:
-        """The most that can ever fit at once."""
-        ...
+_WHOLE = ("requests", "images")
+"""Counted at the arrival, whatever the answer brings."""
 
 
 @attrs.define(eq=False)
-class Sliding:
-    """At most `rate.amount` in any `rate.per` seconds."""
+class _Limit:
+    """One limit: how it counts, and for which model; `None`: for all together."""
 
-    rate: Rate
-    _log: deque[Taken] = attrs.field(init=False, factory=deque[Taken])
-    _used: float = attrs.field(init=False, default=0.0)
+    terms: Terms
+    model: str | None
+    counter: Counter
 
-    @property
-    def capacity(self) -> float:
-        """The most that can ever fit at once."""
-        return self.rate.amount
+    def at_arrival(self, demand: Demand) -> float:
+        """What a request is counted as when it arrives."""
+        dimension, charged = self.terms.dimension, self.terms.charged
+        if dimension in _WHOLE or (dimension == "input_tokens" and charged != "produced"):
+            return getattr(demand, dimension)
+        match charged:
+            case "produced":
+                return 0.0
+            case "start":
+                return getattr(demand, dimension)
+            case _:
+                return demand.bound if dimension == "tokens" else demand.output_bound
 
-    def _expire(self, now: float) -> None:
-        log = self._log
-        while log and log[0].at + self.rate.per <= now + SLACK:
-            self._used -= log.popleft().amount
+    def needed(self, demand: Demand) -> float:
+        """What must fit for a request to be admitted: what is counted later needs some room all the same."""
+        return self.at_arrival(demand) or min(1.0, getattr(demand, self.terms.dimension))
 
-    def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until enough of what was taken has left the window."""
-        self._expire(now)
-        excess = self._used + amount - self.rate.amount
-        if excess <= SLACK:
-            return 0.0
-        for taken in self._log:
-            excess -= taken.amount
-            if excess <= SLACK:
-                return taken.at + self.rate.per - now
-        return math.inf
-
-    def take(self, amount: float, now: float) -> Taken:
-        """Counts `amount`, whether it fits or not."""
-        self._expire(now)
-        taken = Taken(now, amount)
-        self._log.append(taken)
-        self._used += amount
+    def correct(self, taken: Taken, actual: Demand, now: float) -> Taken:
+        """Counts what a request has taken by now; returns what stands for it from now on."""
+        if self.terms.dimension in _WHOLE or self.terms.charged in ("start", "max_tokens"):
+            return taken
+        amount = getattr(actual, self.terms.dimension)
+        if self.terms.charged == "produced" and not taken.amount:
+            return self.counter.take(amount, now)  # not at the arrival's time: then it was not there
+        if amount != taken.amount:
+            self.counter.correct(taken, amount, now)
         return taken
-
-    def correct(self, taken: Taken, amount: float, now: float) -> None:
-        """Counts `amount` at the instant of the arrival; nothing, if that has left the window."""
-        self._expire(now)
-        if taken.at + self.rate.per > now + SLACK:
-            self._used += amount - taken.amount
-            taken.amount = amount
-
-    def used(self, now: float) -> float:
-        """What was taken in the window that ends now."""
-        self._expire(now)
-        return self._used
-
-    def reset_after(self, now: float) -> float:
-        """Seconds until the oldest leaves the window; 0 if it is empty."""
-        self._expire(now)
-        return self._log[0].at + self.rate.per - now if self._log else 0.0
-
-
-@attrs.define(eq=False)
-class Bucket:
-    """A bucket of `capacity` that refills `rate.amount` per `rate.per` seconds."""
-
-    rate: Rate
-    capacity: float
-    _full_at: float = attrs.field(init=False, default=-math.inf)
-
-    @property
-    def _each(self) -> float:
-        return self.rate.per / self.rate.amount
-
-    def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until the level has risen to `amount`."""
-        if amount > self.capacity + SLACK:
-            return math.inf
-        wait = max(self._full_at, now) + (amount - self.capacity) * self._each - now
-        return wait if wait > SLACK else 0.0
-
-    def take(self, amount: float, now: float) -> Taken:
-        """Counts `amount`, whether it fits or not."""
-        self._full_at = max(self._full_at, now) + amount * self._each
-        return Taken(now, amount)
-
-    def correct(self, taken: Taken, amount: float, now: float) -> None:
-        """Takes or gives back the difference now."""
-        self._full_at = max(self._full_at, now) + (amount - taken.amount) * self._each
-        taken.amount = amount
-
-    def used(self, now: float) -> float:
-        """What is missing from a full bucket."""
-        return max(0.0, self._full_at - now) / self._each
-
-    def reset_after(self, now: float) -> float:
-        """Seconds until the bucket is full."""
-        return max(0.0, self._full_at - now)
 
 
 @attrs.frozen
@@ -183,72 +87,105 @@ class Refused:
     retry_after: float | None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Admitted:
-    """What an admitted request has taken from each limit, in the order of the ledger's counters."""
+    """What an admitted request has taken from each limit that holds for it."""
 
-    taken: tuple[Taken, ...]
+    taken: dict[_Limit, Taken]
 
 
 @attrs.define(eq=False)
 class Ledger:
-    """What one key has used of the backend's limits."""
+    """What one key has used of the backend's limits.
+
+    Args:
+        limits: what it may take, for each model too.
+        charge_refused: whether every limit of requests counts a refused one too.
+        presets: how the provider counts where the limits do not say.
+        epoch: Unix seconds at time 0, for days and months of the calendar.
+    """
 
     limits: Limits
     charge_refused: bool = False
+    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    epoch: float = 0.0
     in_flight: int = attrs.field(init=False, default=0)
-    _counters: tuple[tuple[str, Counter], ...] = attrs.field(init=False)
+    _limits: tuple[_Limit, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        sliding = self.limits.window == "sliding"
-        self._counters = tuple(
-            (dimension, Sliding(rate) if sliding else Bucket(rate, min(rate.amount, self.limits.burst or math.inf)))
-            for dimension, rate in self.limits.rates()
+        by_model: Mapping[str | None, Limits] = {None: self.limits, **self.limits.models}
+        self._limits = tuple(
+            _Limit(terms, model, _counter(terms, self.epoch))
+            for model, limits in by_model.items()
+            for terms in limits.terms(self.presets)
         )
 
-    def admit(self, demand: Demand, now: float) -> Admitted | Refused:
-        """Counts the request at its arrival, or says why not. An admitted one must be ended with `end`."""
-        refused = self._refusal(demand, now)
+    def _for(self, model: str | None) -> Iterator[_Limit]:
+        return (limit for limit in self._limits if limit.model in (None, model))
+
+    def admit(self, demand: Demand, now: float, model: str | None = None) -> Admitted | Refused:
+        """Counts the request at its arrival, or says why not. An admitted one must be ended with `end`.
+
+        Args:
+            demand: its input, the output that its answer will have and the most that it permits, and its images.
+            now: seconds.
+            model: the one that it names.
+        """
+        refused = self._refusal(demand, now, model)
         if refused is None:
             self.in_flight += 1
-            return Admitted(tuple(counter.take(getattr(demand, name), now) for name, counter in self._counters))
-        if not self.charge_refused:
-            return refused
-        for name, counter in self._counters:
-            if name == "requests":
-                # A bucket cannot hold less than nothing; a window remembers all it saw.
-                left = max(0.0, counter.capacity - counter.used(now)) if isinstance(counter, Bucket) else math.inf
-                counter.take(min(demand.requests, left), now)
-        return self._refusal(demand, now) or refused
+            return Admitted({limit: limit.counter.take(limit.at_arrival(demand), now) for limit in self._for(model)})
+        charging = [limit for limit in self._for(model) if self._charges_refused(limit.terms)]
+        for limit in charging:
+            counter = limit.counter
+            # A bucket cannot hold less than nothing; a window remembers all it saw.
+            left = max(0.0, counter.capacity - counter.used(now)) if isinstance(counter, Bucket) else math.inf
+            counter.take(min(limit.at_arrival(demand), left), now)
+        return (self._refusal(demand, now, model) if charging else None) or refused
 
-    def _refusal(self, demand: Demand, now: float) -> Refused | None:
+    def _charges_refused(self, terms: Terms) -> bool:
+        return terms.failed_charged or (self.charge_refused and terms.dimension == "requests")
+
+    def _refusal(self, demand: Demand, now: float, model: str | None) -> Refused | None:
         worst: Refused | None = None
         most = self.limits.concurrency
         if most is not None and self.in_flight >= most:
             worst = Refused("concurrency", most, 0.0, self.in_flight, 1, None)
-        for name, counter in self._counters:
-            amount = getattr(demand, name)
+        for limit in self._for(model):
+            counter, amount = limit.counter, limit.needed(demand)
             wait = counter.wait_for(amount, now)
             if wait > 0.0 and (worst is None or worst.retry_after is None or wait > worst.retry_after):
-                worst = Refused(name, counter.rate.amount, counter.rate.per, counter.used(now), amount, wait)
+                rate = counter.rate
+                worst = Refused(limit.terms.dimension, rate.amount, rate.per, counter.used(now), amount, wait)
         return worst
 
     def end(self, admitted: Admitted, actual: Demand, now: float) -> None:
-        """Ends an admitted request: what it was charged becomes what it took."""
+        """Ends an admitted request: what it was charged becomes what it took, where that is how it is counted."""
         self.in_flight -= 1
         self.correct(admitted, actual, now)
 
     def correct(self, admitted: Admitted, actual: Demand, now: float) -> None:
         """Puts what a request took in place of what it was charged."""
-        for (name, counter), taken in zip(self._counters, admitted.taken, strict=True):
-            if (amount := getattr(actual, name)) != taken.amount:
-                counter.correct(taken, amount, now)
+        for limit, taken in admitted.taken.items():
+            admitted.taken[limit] = limit.correct(taken, actual, now)
 
-    def shown(self, now: float) -> list[Shown]:
-        """Each limited dimension; where it has several limits, the one with the least left."""
+    def shown(self, now: float, model: str | None = None) -> list[Shown]:
+        """Each dimension that limits the model; where it has several limits, the one with the least left."""
         least: dict[str, Shown] = {}
-        for name, counter in self._counters:
+        for limit in self._for(model):
+            name, counter = limit.terms.dimension, limit.counter
             remaining = max(0.0, counter.capacity - counter.used(now))
             if name not in least or remaining < least[name].remaining:
                 least[name] = Shown(name, counter.rate.amount, remaining, counter.reset_after(now))
         return list(least.values())
+
+
+def _counter(terms: Terms, epoch: float) -> Counter:
+    rate = Rate(terms.amount, terms.per)
+    match terms.window:
+        case "bucket":
+            return Bucket(rate, terms.burst)
+        case "sliding":
+            return Sliding(rate)
+        case "calendar":
+            return Calendar(rate, ZoneInfo(terms.zone), epoch)

@@ -14,18 +14,22 @@ import msgspec
 from balancer.core.call import Demand
 from balancer.testing.mock.signals import Family
 
-Dialect = Literal["chat", "responses", "embeddings", "messages", "plain"]
+Dialect = Literal["chat", "responses", "embeddings", "images", "messages", "plain"]
 
 _PATHS: tuple[tuple[str, Dialect], ...] = (
     ("/chat/completions", "chat"),
     ("/responses", "responses"),
     ("/embeddings", "embeddings"),
+    ("/images/generations", "images"),
     ("/messages", "messages"),
 )
 _BOUNDS = {"chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",), "messages": ("max_tokens",)}
-_PROMPTS = ("messages", "input", "system", "instructions")
+_PROMPTS = ("messages", "input", "prompt", "system", "instructions")
 _WORDS = ("one", "call", "waits", "while", "another", "account", "sits", "idle")
 _CREATED = 1_790_000_000
+_MOST_IMAGES = 1000
+_IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+"""One pixel, as PNG."""
 _CHARACTERS_PER_TOKEN = 4
 encode = msgspec.json.Encoder().encode
 
@@ -43,6 +47,7 @@ class Asked:
         reserved: output tokens counted at arrival: what the request allows.
         complete: whether the answer ends by itself and not at the request's bound.
         inputs: texts to embed.
+        images: images to make.
     """
 
     dialect: Dialect
@@ -54,11 +59,12 @@ class Asked:
     reserved: int = 0
     complete: bool = True
     inputs: int = 1
+    images: int = 0
 
     @property
     def demand(self) -> Demand:
-        """What is counted at arrival."""
-        return Demand(input_tokens=self.input_tokens, output_tokens=self.reserved)
+        """What limits may count: what the answer will have, and the most that the request permits."""
+        return Demand(self.input_tokens, self.produced, images=self.images, max_output_tokens=self.reserved)
 
 
 def dialect_of(method: str, path: str) -> Dialect:
@@ -90,20 +96,31 @@ def read_request(dialect: Dialect, body: bytes, output_tokens: int) -> Asked:
     if not isinstance(model, str) or not model:
         raise BadRequest("You must provide a model parameter.")
     bound = _bound(dialect, request)
+    speechless = dialect in ("embeddings", "images")
     options = request.get("stream_options")
-    produced = 0 if dialect == "embeddings" else output_tokens if bound is None else min(bound, output_tokens)
+    produced = 0 if speechless else output_tokens if bound is None else min(bound, output_tokens)
     texts = request.get("input")
     return Asked(
         dialect=dialect,
         model=model,
-        stream=request.get("stream") is True and dialect != "embeddings",
+        stream=request.get("stream") is True and not speechless,
         include_usage=isinstance(options, dict) and cast("dict[str, Any]", options).get("include_usage") is True,
         input_tokens=-(-_characters([request.get(name) for name in _PROMPTS]) // _CHARACTERS_PER_TOKEN),
         produced=produced,
-        reserved=produced if bound is None or dialect == "embeddings" else bound,
+        reserved=produced if bound is None or speechless else bound,
         complete=bound is None or bound >= output_tokens,
         inputs=len(cast("list[Any]", texts)) if isinstance(texts, list) else 1,
+        images=_images(request) if dialect == "images" else 0,
     )
+
+
+def _images(request: dict[str, Any]) -> int:
+    count = request.get("n")
+    if count is None:
+        return 1
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_IMAGES:
+        raise BadRequest(f"n: a whole number from 1 to {_MOST_IMAGES} is expected.")
+    return count
 
 
 def _bound(dialect: Dialect, request: dict[str, Any]) -> int | None:
@@ -245,6 +262,8 @@ def whole_answer(asked: Asked, number: int) -> bytes:
                 {"object": "embedding", "index": index, "embedding": [0.5, -0.5, 0.5, -0.5]} for index in range(asked.inputs)
             ]
             return encode({"object": "list", "data": vectors, "model": asked.model, "usage": usage(asked)})
+        case "images":
+            return encode({"created": _CREATED, "data": [{"b64_json": _IMAGE}] * asked.images})
         case "plain":
             return encode({"ok": True, "number": number})
         case "chat":

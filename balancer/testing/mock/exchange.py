@@ -88,7 +88,8 @@ class Exchange:
             return [*self.base, *NONSENSE]
         if self.settings.headers == "none":
             return self.base
-        return [*self.base, *limit_headers(self.settings.speaks, self.ledger, trio.current_time(), time.time())]
+        now, model = trio.current_time(), self.asked.model
+        return [*self.base, *limit_headers(self.settings.speaks, self.ledger, now, time.time(), model)]
 
     async def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         self._end("whole")

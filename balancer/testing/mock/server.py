@@ -16,6 +16,7 @@ import attrs
 import h11
 import trio
 
+from balancer.providers.provider import get_provider
 from balancer.testing.mock.connection import Connection, Gone, Headers, Refuse
 from balancer.testing.mock.counting import Ledger, Refused
 from balancer.testing.mock.dialects import BadRequest, dialect_of, encode, family_of, read_request
@@ -148,14 +149,15 @@ class MockBackend:
         except BadRequest as error:
             return await turn_away(400, error_body(family, 400, message=str(error)), [])
         entry.model, entry.stream, entry.input_tokens = asked.model, asked.stream, asked.input_tokens
-        entry.reserved_tokens = asked.demand.tokens
-        if (ledger := self._ledgers.get(entry.key)) is None:
-            ledger = self._ledgers[entry.key] = Ledger(settings.limits, settings.charge_refused)
+        entry.reserved_tokens = asked.demand.bound
         now = trio.current_time()
-        admitted = ledger.admit(asked.demand, now)
+        if (ledger := self._ledgers.get(entry.key)) is None:
+            counting = get_provider(settings.speaks).counting
+            ledger = self._ledgers[entry.key] = Ledger(settings.limits, settings.charge_refused, counting, time.time() - now)
+        admitted = ledger.admit(asked.demand, now, asked.model)
         entry.admitted = not isinstance(admitted, Refused)
         if isinstance(admitted, Refused):
-            more = limit_headers(settings.speaks, ledger, now, time.time()) if settings.headers == "honest" else []
+            more = limit_headers(settings.speaks, ledger, now, time.time(), asked.model) if settings.headers == "honest" else []
             more += wait_headers(settings.speaks, admitted) if settings.retry_after else []
             return await turn_away(429, refusal_body(family, admitted, asked.model), more)
         action = self._faults.draw()

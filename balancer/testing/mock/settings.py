@@ -9,9 +9,9 @@ from typing import Literal
 
 import attrs
 
+from balancer.core.limits import Limits
 from balancer.core.secret import Secret
-from balancer.core.setting import setting
-from balancer.core.settings import Limits
+from balancer.core.setting import setting, shown
 from balancer.errors import ConfigError, Fault
 from balancer.structuring import structure
 from balancer.testing.mock.faults import Source, parse_sources
@@ -31,6 +31,13 @@ def _keys(given: object) -> tuple[Secret, ...] | None:
     return None if given is None else read_list(given, _key, "a list of keys")
 
 
+def _limits(given: object) -> Limits:
+    limits = Limits.parse(given)
+    if limits.shared:
+        raise ConfigError([Fault("shared", shown(list(limits.shared)), "nothing: a mock backend counts its own limits only")])
+    return limits
+
+
 @attrs.frozen
 class MockSettings:
     """What a mock backend does.
@@ -40,8 +47,9 @@ class MockSettings:
         latency: seconds to the first byte, as a number or a distribution.
         token_interval: seconds between streamed tokens; with 0 the whole stream is written at once.
         output_tokens: tokens of an answer, unless the request allows fewer.
-        limits: per key, counted as `limits.window` says; request and tokens at arrival, tokens corrected at the end.
-        charge_refused: whether a refused request counts against the request limits too.
+        limits: per key, and per key and model; counted as they say, else as the provider does whose headers it sends. A limit
+            that several backends share it cannot count. Its answers read nothing from a cache.
+        charge_refused: whether every limit of requests counts a refused one too.
         headers: `"honest"` shows the limits on every answer, `"none"` never.
         retry_after: whether a refusal says when to come back.
         faults: what goes wrong with admitted requests.
@@ -55,7 +63,7 @@ class MockSettings:
     latency: Latency = attrs.field(default=Constant(0.0), converter=below("latency", parse_latency))
     token_interval: float = setting(0.0, kind=float, low=0.0, high=3600.0)
     output_tokens: int = setting(16, kind=int, low=0, high=1_000_000)
-    limits: Limits = attrs.field(factory=Limits, converter=below("limits", Limits.parse))
+    limits: Limits = attrs.field(factory=Limits, converter=below("limits", _limits))
     charge_refused: bool = setting(False, kind=bool)
     headers: Literal["honest", "none"] = setting("honest", kind=str, choices=("honest", "none"))
     retry_after: bool = setting(True, kind=bool)

@@ -9,14 +9,15 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from balancer.core.limits import MONTH
 from balancer.testing.mock.counting import Ledger, Refused
 
 Family = Literal["openai", "anthropic"]
 Headers = list[tuple[bytes, bytes]]
 
 _OPENAI_SHOWN = ("requests", "tokens")
-_LETTERS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
-_PERIODS = {1.0: ("sec", "S"), 60.0: ("min", "M"), 3600.0: ("hour", "H"), 86400.0: ("day", "D")}
+_LETTERS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT", "images": "I"}
+_PERIODS = {1.0: ("sec", "S"), 60.0: ("min", "M"), 3600.0: ("hour", "H"), 86400.0: ("day", "D"), MONTH: ("month", "")}
 _ROUNDED_TO = 1000
 
 
@@ -40,10 +41,12 @@ def instant(wall: float) -> str:
     return datetime.fromtimestamp(math.ceil(wall), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def limit_headers(family: Family, ledger: Ledger, now: float, wall: float) -> Headers:
-    """The limits of one key as the provider shows them on every answer."""
+def limit_headers(family: Family, ledger: Ledger, now: float, wall: float, model: str | None = None) -> Headers:
+    """The limits of one key and model as the provider shows them on every answer; those of images it does not show."""
     headers: Headers = []
-    for shown in ledger.shown(now):
+    for shown in ledger.shown(now, model):
+        if shown.dimension == "images":
+            continue
         if family == "anthropic":
             remaining = shown.remaining
             if shown.dimension != "requests":
@@ -80,7 +83,8 @@ def _limit_name(refused: Refused) -> str:
     if refused.per not in _PERIODS:
         return f"{dimension} per {refused.per:g}s" if refused.per else dimension
     period, letter = _PERIODS[refused.per]
-    return f"{dimension} per {period} ({_LETTERS[refused.dimension]}P{letter})"
+    short = f" ({_LETTERS[refused.dimension]}P{letter})" if letter else ""
+    return f"{dimension} per {period}{short}"
 
 
 def refusal_body(family: Family, refused: Refused, model: str | None) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def refusal_body(family: Family, refused: Refused, model: str | None) -> dict[st
     text += f", Requested {refused.requested:g}."
     if refused.retry_after is not None and not never:
         text += f" Please try again in {go_duration(refused.retry_after)}."
-    kind = "requests" if refused.dimension in ("requests", "concurrency") else "tokens"
+    kind = "requests" if refused.dimension in ("requests", "images", "concurrency") else "tokens"
     return {"error": {"message": text, "type": kind, "param": None, "code": "rate_limit_exceeded"}}
 
 
