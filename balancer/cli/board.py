@@ -9,9 +9,11 @@ import attrs
 import trio
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from balancer.cli.console import table_of
+from balancer.cli.gauges import Gauge, gauges_of, short
 from balancer.core.snapshot import AccountSnapshot
 from balancer.nursery import BalancerNursery
 from balancer.testing.mock import Counts, MockBackend
@@ -32,6 +34,7 @@ class Run:
         started_at: trio time.
         backends: account name -> its backend.
         tally: what the client got.
+        quota: account name -> its gauges at the end, where there was a balancer.
         seconds: how long it took, once it has ended.
     """
 
@@ -40,6 +43,7 @@ class Run:
     started_at: float
     backends: Mapping[str, MockBackend]
     tally: Tally = attrs.field(factory=Tally)
+    quota: Mapping[str, list[Gauge]] = attrs.field(factory=dict[str, list[Gauge]])
     seconds: float = 0.0
 
     def end(self) -> None:
@@ -65,26 +69,40 @@ class Board:
         waiting = f", {self.balancer.statistics().waiting} waiting" if self.balancer else ""
         return (
             f"{self.run.client} {trio.current_time() - self.run.started_at:.0f} s: {tally.arrived}/{self.run.calls} calls, "
-            f"{tally.served} served, {tally.failed} failed, {sum(each.in_flight for each in counts)} in flight{waiting}, "
-            f"{sum(each.refused for each in counts)} refused"
+            f"{tally.served} served, {tally.failed} failed{waiting}, {sum(each.refused for each in counts)} refused"
         )
 
+    def quota(self) -> dict[str, list[Gauge]]:
+        """The gauges of every account as they are now; none without a balancer."""
+        if self.balancer is None:
+            return {}
+        now = trio.current_time()
+        return {name: gauges_of(snapshot, now) for name, snapshot in self.balancer.statistics().accounts.items()}
+
+    def quota_line(self) -> str:
+        """Every gauge in one line; empty without any."""
+        texts = [
+            f"{name}: " + ", ".join(f"{gauge.level} {gauge.label}{' (learned)' * gauge.learned}" for gauge in gauges)
+            for name, gauges in self.quota().items()
+            if gauges
+        ]
+        return "; ".join(texts)
+
     def table(self) -> Group:
-        """The accounts as they are now."""
+        """The accounts as they are now, and below them their quota."""
         table = table_of()
-        table.add_column("account", overflow="ellipsis", no_wrap=True)
+        table.add_column("account")
         table.add_column("state", no_wrap=True, min_width=13)
-        for column in ("in\nflight", "quota\nused", "served", "refused", "faulted", "p50\nin s", "p95\nin s"):
+        for column in ("in\nflight", "served", "refused", "faulted", "p50\nin s", "p95\nin s"):
             table.add_column(column, justify="right", no_wrap=True)
         now = trio.current_time()
         snapshots: Mapping[str, AccountSnapshot] = self.balancer.statistics().accounts if self.balancer else {}
         for name, counts in self.run.counts().items():
             latencies = self.run.tally.latencies.get(name, ())
             table.add_row(
-                Text(name),
+                shrinkable(name),
                 _state(snapshots.get(name), now),
                 str(counts.in_flight),
-                _quota_used(snapshots.get(name), now),
                 str(counts.served),
                 Text(str(counts.refused), "red" if counts.refused else ""),
                 str(counts.faulted),
@@ -92,7 +110,8 @@ class Board:
                 seconds(percentile(latencies, 0.95)),
             )
         # The last line is short: the terminal echoes ^C behind it, and a line more would be left behind.
-        return Group(Text(self.line(), "bold"), table, Text("Ctrl-C ends it here", "dim"))
+        parts = [table, Text(), _quota_table(self.quota())] if self.balancer else [table]
+        return Group(Text(self.line(), "bold"), *parts, Text("Ctrl-C ends it here", "dim"))
 
 
 async def watch(board: Board, console: Console) -> None:
@@ -101,10 +120,17 @@ async def watch(board: Board, console: Console) -> None:
         while True:
             await trio.sleep(LINE_EVERY)
             console.print(Text(board.line()), soft_wrap=True)
+            if quota := board.quota_line():
+                console.print(Text(f"  in use: {quota}"), soft_wrap=True)
     with Live(board.table(), console=console, auto_refresh=False, transient=True) as live:
         while True:
             await trio.sleep(REFRESH_EVERY)
             live.update(board.table(), refresh=True)
+
+
+def shrinkable(text: str) -> Text:
+    """A cell that gives way where the table is too wide: its column must not forbid wrapping, else all columns shrink alike."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def seconds(value: float | None) -> str:
@@ -119,7 +145,25 @@ def _state(snapshot: AccountSnapshot | None, now: float) -> Text:
     return Text(snapshot.state + left, _STYLES.get(snapshot.state, ""))
 
 
-def _quota_used(snapshot: AccountSnapshot | None, now: float) -> str:
-    """The share of its scarcest rate that is in use, as the balancer knows it."""
-    shares = [view.used(now) / view.limit for view in snapshot.dimensions] if snapshot else []
-    return f"{max(shares):.0%}" if shares else "-"
+def _quota_table(quota: Mapping[str, list[Gauge]]) -> Table:
+    table = table_of()
+    table.add_column("quota of")
+    table.add_column("rate")
+    table.add_column("in use", no_wrap=True)
+    for column in ("", "reserved", "refill in"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name, gauges in quota.items():
+        if not gauges:
+            table.add_row(shrinkable(name), Text("none known", "dim"))
+        for place, gauge in enumerate(gauges):
+            table.add_row(
+                shrinkable("" if place else name),
+                shrinkable(gauge.label),
+                gauge.bar(),
+                gauge.level,
+                short(gauge.reserved),
+                "-" if gauge.refill_after is None else f"{gauge.refill_after:,.1f} s",
+                Text("learned", "magenta") if gauge.learned else "",
+            )
+    return table

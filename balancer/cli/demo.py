@@ -107,5 +107,8 @@ async def _run_one(run: Run, backends: Backends, seed: int, console: Console) ->
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(show)
-            await offer(arrivals, serve, run.tally, patience=PATIENCE)
+            try:
+                await offer(arrivals, serve, run.tally, patience=PATIENCE)
+            finally:
+                run.quota = board.quota()
             nursery.cancel_scope.cancel()

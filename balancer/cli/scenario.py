@@ -13,12 +13,13 @@ MODEL = "demo-model"
 
 def demo_config(seed: int) -> dict[str, Any]:
     """The demo's configuration; `seed` is that of everything its backends do by chance."""
+    fast = {"requests": {"amount": 60, "per": 5.0}, "tokens": {"amount": 8000, "per": 5.0, "window": "sliding"}}
     tight = {"requests": {"amount": 8, "per": 4.0}, "window": "sliding"}
     accounts: list[dict[str, Any]] = [
         {
             "name": "fast",
-            "limits": {"requests": {"amount": 60, "per": 5.0}},
-            "mock": {"latency": _latency(0.08), "limits": {"requests": {"amount": 60, "per": 5.0}}},
+            "limits": fast,
+            "mock": {"latency": _latency(0.08), "limits": fast},
         },
         {
             "name": "slow",

@@ -9,7 +9,7 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
-from balancer.cli.board import Run, seconds
+from balancer.cli.board import Run, seconds, shrinkable
 from balancer.cli.clients import TRIES
 from balancer.cli.console import table_of
 from balancer.cli.scenario import PATIENCE, PER_SECOND
@@ -38,7 +38,12 @@ def _run(run: Run) -> dict[str, Any]:
         "refused_upstream": sum(each.refused for each in counts.values()),
         "latency": {name: percentile(latencies, ratio) for name, ratio in _PERCENTILES.items()},
         "accounts": {
-            name: {"served_calls": len(tally.latencies.get(name, ())), **attrs.asdict(each)} for name, each in counts.items()
+            name: {
+                "served_calls": len(tally.latencies.get(name, ())),
+                **attrs.asdict(each),
+                "quota": [attrs.asdict(gauge) for gauge in run.quota.get(name, ())],
+            }
+            for name, each in counts.items()
         },
     }
 
@@ -86,13 +91,13 @@ def _print_outcome(console: Console, told: Sequence[dict[str, Any]]) -> None:
 
 def _print_shares(console: Console, told: Sequence[dict[str, Any]]) -> None:
     table = table_of()
-    table.add_column("calls served by", overflow="ellipsis", no_wrap=True)
+    table.add_column("calls served by")
     for run in told:
         table.add_column(run["client"], no_wrap=True)
         table.add_column("refused", justify="right", no_wrap=True)
         table.add_column("faulted", justify="right", no_wrap=True)
     for name in told[0]["accounts"]:
-        cells: list[str | Text] = [Text(name)]
+        cells: list[str | Text] = [shrinkable(name)]
         for run in told:
             account = run["accounts"][name]
             share = account["served_calls"] / (run["served"] or 1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 
 import pytest
 
 from balancer.cli.check import check
+from balancer.core.limits import Limits
 
 GOOD = """
 [balancer]
@@ -21,8 +24,21 @@ limits = { requests_per_minute = 500, tokens = { amount = 9, per = 2.5 }, concur
 [[accounts]]
 name = "b"
 provider = "mock"
+[accounts.limits]
+requests = ["60/min", { amount = 1500, per = "day", window = "calendar", zone = "Asia/Tokyo", failed_charged = true }]
+tokens = { amount = 30000, per = "minute", burst = 500, charged = "max_tokens" }
+output_tokens_per_month = 2000000
+models = { small = { input_tokens_per_minute = 10 } }
+shared = ["organisation"]
 [accounts.mock]
 latency = 0.1
+speaks = "anthropic"
+[shared_limits.organisation]
+images_per_day = 7
+[[tenants]]
+name = "batch"
+weight = 0.25
+max_waiting = 10
 [[accounts]]
 name = "c"
 provider = "anthropic"
@@ -36,6 +52,8 @@ pool = "chat"
 fallback_models = ["gpt-4o-mini"]
 """
 BAD = """
+[shared_limits.organisation]
+requests = "5/fortnight"
 [[accounts]]
 name = "a"
 wieght = 1
@@ -43,7 +61,35 @@ limits = { concurrency = 0 }
 [[accounts]]
 name = "b"
 provider = "mock"
-mock = { latency = "slow" }
+mock = { latency = "slow", limits = { shared = ["organisation"] } }
+[[accounts]]
+name = "c"
+models = ["small"]
+limits = { models = { smal = { requests = "5/min" } }, shared = ["organization"], requests = { amount = 5, per = "month" } }
+[[accounts]]
+name = "d"
+[accounts.limits]
+requests = [
+  { amount = 5, per = "day", window = "calendar", zone = "Mars" },
+  { amount = 5, per = "minute", window = "calendar" },
+  { amount = 5, per = "minute", burst = 9 },
+  { amount = 5, per = "month", busrt = 9 },
+  { amount = 5, per = "year" },
+]
+"""
+FAULTS = """
+accounts[0].limits.concurrency: 0; allowed: a whole number from 1
+accounts[0].wieght: unknown key (did you mean "weight"?); allowed: name,
+accounts[1].mock.latency: a text; allowed:
+accounts[1].mock.limits.shared: ['organisation']; allowed: nothing: a mock backend counts its own limits only
+accounts[2].limits.models.smal: 'smal' (did you mean "small"?); allowed: a model that the account offers
+accounts[2].limits.shared[0]: 'organization' (did you mean "organisation"?); allowed: a name from [shared_limits]
+accounts[3].limits.requests[0].zone: 'Mars'; allowed: a name of the IANA time zone database, such as "America/Los_Angeles"
+accounts[3].limits.requests[1].window: 'calendar'; allowed: a rate per "day" or per "month"
+accounts[3].limits.requests[2].burst: 9; allowed: at most 5, the amount per 60 s
+accounts[3].limits.requests[3].busrt: unknown key; allowed: amount, per, window, burst,
+accounts[3].limits.requests[4].per: 'year'; allowed: a number above 0
+shared_limits.organisation.requests: '5/fortnight'; allowed: "500/min" (second, min, hour, day, month)
 """
 
 
@@ -61,14 +107,44 @@ def test_a_good_file_is_a_table_of_what_was_understood(file, capsys, monkeypatch
     monkeypatch.setenv("COLUMNS", width)
     assert check(file) == 0
     out, err = capsys.readouterr()
-    for text in ("team-[a]", "(weight 3)", "500/min", "9/2.5 s", "sliding", "32 at once", "CHECK_KEY", "any", "made up"):
+    for text in (
+        "team-[a]",
+        "(weight 3)",
+        "500 requests/min",
+        "9 tokens/2.5 s",
+        "sliding window",
+        "shared: organisation",
+        "32 at once",
+        "CHECK_KEY",
+        "any",
+        "made up",
+    ):
         assert text in out
     assert "pool chat: team-[a], then b | c" in out
+    assert "tenant batch: weight 0.25, at most 10 waiting" in out
     assert "route gpt-4o: pool chat, then gpt-4o-mini" in out
     assert "holds its key in the file" in out
     assert "secret" not in out + err
     assert max(len(line) for line in out.splitlines() if ":" not in line) <= int(width)
     assert "\x1b" not in out
+
+
+def test_every_rate_says_how_it_is_counted(file, capsys, monkeypatch):
+    """Window, burst, zone, what of the tokens is charged: as said, else as the provider's preset has it."""
+    monkeypatch.setenv("COLUMNS", "140")
+    check(file)
+    lines = [re.split(r" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    told = {cells[-2]: cells[-1] for cells in lines if re.search(r"/(s|min|day|month|2\.5 s)$", cells[-2] if cells[1:] else "")}
+    assert told == {
+        "500 requests/min": "sliding window",
+        "9 tokens/2.5 s": "sliding window, by estimate, then usage",
+        "60 requests/min": "bucket",
+        "1,500 requests/day": "calendar day in Asia/Tokyo, refused ones counted",
+        "30,000 tokens/min": "bucket, burst 500, by max_tokens",
+        "2,000,000 output tokens/month": "bucket, as produced",
+        "small: 10 input tokens/min": "bucket, by estimate, then usage, cached ones free",
+        "7 images/day": "bucket",
+    }
 
 
 def test_json_tells_the_same(file, capsys):
@@ -85,22 +161,38 @@ def test_json_tells_the_same(file, capsys):
     assert told["accounts"][0]["base_url"] == "https://api.openai.com/v1"
     assert told["balancer"]["max_wait_for"] is None
     assert len(told["warnings"]) == 1
+    written = tomllib.loads(GOOD)["accounts"]
+    for account, table in zip(told["accounts"], written, strict=True):
+        assert Limits.parse(account["limits"]) == Limits.parse(table.get("limits", {}))
+    assert told["accounts"][0]["limits"] == {
+        "requests": "500/min",
+        "tokens": {"amount": 9, "per": 2.5},
+        "concurrency": 32,
+        "window": "sliding",
+    }
+    assert told["accounts"][1]["limits"]["models"] == {"small": {"input_tokens": "10/min"}}
+    assert [rate["window"] for rate in told["accounts"][1]["rates"]] == ["bucket", "calendar", "bucket", "bucket", "bucket"]
+    shared = told["shared_limits"]["organisation"]
+    assert (shared["accounts"], shared["limits"]) == (["b"], {"images": "7/day"})
+    assert told["tenants"] == [{"name": "batch", "weight": 0.25, "max_waiting": 10}]
     assert "secret" not in out
 
 
 def test_every_fault_is_printed(tmp_path, capsys):
-    """Faults go to stderr, all of them with their paths, and the exit code is 1."""
+    """Faults go to stderr, all of them with their paths and what is allowed, and the exit code is 1."""
     path = tmp_path / "config.toml"
     path.write_text(BAD)
     assert check(path) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    for where in ("accounts[0].wieght", "accounts[0].limits.concurrency", "accounts[1].mock.latency"):
-        assert where in err
+    told = sorted(line.strip() for line in err.splitlines()[1:])
+    expected = FAULTS.strip().splitlines()
+    assert len(told) == len(expected)
+    assert [line[: len(start)] for line, start in zip(told, expected, strict=True)] == expected
     assert check(path, as_json=True) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
-    assert len(told["faults"]) == 3
+    assert len(told["faults"]) == len(expected)
 
 
 def test_a_file_that_is_no_toml_is_a_fault(tmp_path, capsys):

@@ -9,12 +9,17 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
+from contextlib import AsyncExitStack
 
 import pytest
+import trio
 from rich.console import Console
 
 from balancer.cli.board import Board, Run
 from balancer.cli.demo import demo
+from balancer.cli.scenario import demo_config
+from balancer.nursery import open_balancer
 from balancer.testing.backends import open_backends
 
 PAIR = """
@@ -58,6 +63,10 @@ def test_both_clients_meet_the_same_traffic(file, capsys):
         assert run["sent"] == sum(account["received"] for account in run["accounts"].values())
         assert run["served"] == sum(account["served_calls"] for account in run["accounts"].values())
         assert 0 < run["latency"]["p50"] <= run["latency"]["p95"] <= run["latency"]["p99"]
+    (gauge,) = balanced["accounts"]["limited"]["quota"]
+    assert (gauge["dimension"], gauge["per"], gauge["limit"], gauge["learned"]) == ("requests", 5.0, 2, False)
+    assert {"used", "reserved", "refill_after"} < set(gauge)
+    assert [account["quota"] for account in in_turn["accounts"].values()] == [[], [], []]
     assert balanced["accounts"]["other"]["served_calls"] == in_turn["accounts"]["other"]["served_calls"] > 0
 
 
@@ -103,12 +112,47 @@ def test_ctrl_c_ends_with_what_was_done_so_far(file, second_run):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-async def test_the_live_table_fits(file, width):
-    """Every account has its line, whatever its name, with and without a balancer behind the table."""
-    async with open_backends(file) as backends:
-        board = Board(Run("round robin", 300, 0.0, backends.by_account), None)
+async def test_the_live_table_fits(width):
+    """Every account has its line and every rate another, in the demo's own scenario, with and without a balancer behind it."""
+    for balancing in (True, False):
+        async with open_backends(demo_config(1)) as backends, AsyncExitStack() as stack:
+            balancer = await stack.enter_async_context(open_balancer(backends.config)) if balancing else None
+            board = Board(Run("round robin", 300, trio.current_time(), backends.by_account), balancer)
+            screen = io.StringIO()
+            Console(file=screen, width=width, force_terminal=True, no_color=True, highlight=False).print(board.table())
+        lines = [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in screen.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert len(lines) <= 24
+        assert sum(line.startswith("unannounced") for line in lines) == 1 + balancing
+        assert any("requests/5 s  ────────" in line and "0/60" in line for line in lines) is balancing
+        assert any("none known" in line for line in lines) is balancing
+
+
+LONG = """
+[[accounts]]
+name = "an-account-with-a-name-that-is-longer-than-any-column-should-ever-be"
+provider = "mock"
+limits = { models = { "a-model-with-a-long-name-as-well" = { input_tokens = "3000000/day" } } }
+"""
+
+
+async def test_long_names_give_way_to_numbers():
+    """A name that is too long for its column ends in an ellipsis; no number does."""
+    async with open_backends(tomllib.loads(LONG)) as backends, open_balancer(backends.config) as balancer:
+        board = Board(Run("balancer", 300, trio.current_time(), backends.by_account), balancer)
         screen = io.StringIO()
-        Console(file=screen, width=width, force_terminal=True, no_color=True, highlight=False).print(board.table())
-    lines = screen.getvalue().splitlines()
-    assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in lines) <= width
-    assert any(line.startswith("[quick]") for line in lines)
+        Console(file=screen, width=80, highlight=False).print(board.table())
+    rows = [line for line in screen.getvalue().splitlines() if line.startswith("an-account")]
+    assert [row.count("…") for row in rows] == [1, 2]
+    assert rows[0].split()[-6:] == ["0", "0", "0", "0", "-", "-"]
+    assert rows[1].split()[-4:] == ["────────", "0/3M", "0", "-"]
+
+
+async def test_a_strange_name_is_shown_as_it_is(file):
+    """What looks like markup in a name is none."""
+    async with open_backends(file) as backends, open_balancer(backends.config) as balancer:
+        board = Board(Run("balancer", 300, trio.current_time(), backends.by_account), balancer)
+        screen = io.StringIO()
+        Console(file=screen, width=80, highlight=False).print(board.table())
+        assert sum(line.startswith("[quick]") for line in screen.getvalue().splitlines()) == 2
+        assert board.quota_line() == "limited: 0/2 requests/5 s"
