@@ -9,6 +9,7 @@ from balancer.core.call import Call, Demand, Usage
 from balancer.core.decision import AttemptRecord, Decision
 from balancer.core.health import HealthSettings
 from balancer.core.hedging import HedgeSettings
+from balancer.core.limits import Limits, Rate
 from balancer.core.outcome import (
     AttemptFailed,
     Billing,
@@ -28,8 +29,9 @@ from balancer.core.outcome import (
     Withdrawn,
 )
 from balancer.core.secret import Secret
-from balancer.core.settings import Account, Limits, Pool, Rate
+from balancer.core.settings import Account, Pool
 from balancer.core.snapshot import AccountSnapshot
+from balancer.core.tenants import TenantSettings
 from balancer.engine.mapping import Result
 from balancer.errors import (
     AttemptsFailed,
@@ -91,6 +93,7 @@ __all__ = [
     "Served",
     "Statistics",
     "StreamTruncated",
+    "TenantSettings",
     "TimedOut",
     "TooLarge",
     "Totals",

@@ -19,8 +19,10 @@ import attrs
 from balancer.core.budget import RetrySettings
 from balancer.core.health import HealthSettings
 from balancer.core.hedging import HedgeSettings
+from balancer.core.limits import Limits
 from balancer.core.setting import setting
 from balancer.core.settings import Account, Pool
+from balancer.core.tenants import TenantSettings
 from balancer.documents import oversized, read_key, read_toml
 from balancer.errors import ConfigError, Fault
 from balancer.routing.pools import cyclic, entries, flattened
@@ -49,8 +51,12 @@ class BalancerConfig:
         accounts: at least one, no two of one name.
         pools: who can stand in for whom; all accounts together are the pool `"default"`.
         routes: which pool serves which model.
+        tenants: those whose share or waiting room differs from the others'.
+        shared_limits: limits that several accounts share, an organisation's for example: name -> rates. Accounts name them in
+            `limits.shared`.
         selector: how one account is chosen among those that can take a call: a name, `"module:function"`, or a function.
         max_waiting: tickets that may wait at once, >= 0; 1,000 are some megabytes.
+        max_waiting_per_tenant: tickets of any one tenant that may wait at once, >= 0; `None`: no limit beside `max_waiting`.
         max_wait_for: seconds that a call without a deadline of its own waits for an account; `None`, `False`, `inf`: for ever.
         max_attempts: attempts of one call that may fail, >= 1; the third rarely succeeds where two have failed.
         drain_timeout: seconds that running calls get at a normal exit, >= 0.
@@ -63,8 +69,11 @@ class BalancerConfig:
     accounts: tuple[Account, ...] = attrs.field(repr=_account_names)
     pools: tuple[Pool, ...]
     routes: tuple[RouteSettings, ...]
+    tenants: tuple[TenantSettings, ...]
+    shared_limits: Mapping[str, Limits] = attrs.field(hash=False)
     selector: str | Selector
     max_waiting: int = setting(kind=int, low=0, high=10_000_000)
+    max_waiting_per_tenant: int | None = setting(kind=int, low=0, high=10_000_000, optional=True)
     max_wait_for: float = setting(kind=float, low=0.0)
     max_attempts: int = setting(kind=int, low=1, high=1000)
     drain_timeout: float = setting(kind=float, low=0.0)
@@ -91,11 +100,15 @@ class BalancerConfig:
         seed: int | None = None,
         headers_timeout: float = 600.0,
         idle_timeout: float = 600.0,
+        tenants: Sequence[TenantSettings | Mapping[str, Any]] = (),
+        max_waiting_per_tenant: int | None = None,
+        shared_limits: Mapping[str, Limits | Mapping[str, Any]] | None = None,
     ) -> None:
         faults: list[Fault] = []
         given: dict[str, Any] = {
             "selector": selector,
             "max_waiting": max_waiting,
+            "max_waiting_per_tenant": max_waiting_per_tenant,
             "max_wait_for": math.inf if max_wait_for is None or max_wait_for is False else max_wait_for,
             "max_attempts": max_attempts,
             "drain_timeout": drain_timeout,
@@ -116,7 +129,12 @@ class BalancerConfig:
         ):
             with gathered(faults, name):
                 given[name] = structure(cls, {} if one is None else one)
-        parts = {"accounts": (Account, accounts), "pools": (Pool, pools), "routes": (RouteSettings, routes)}
+        parts: dict[str, tuple[type[Any], object]] = {
+            "accounts": (Account, accounts),
+            "pools": (Pool, pools),
+            "routes": (RouteSettings, routes),
+            "tenants": (TenantSettings, tenants),
+        }
         for name, (cls, many) in parts.items():
             given[name] = _listed(cls, many, name, faults)
         if accounts in ([], ()):
@@ -124,7 +142,10 @@ class BalancerConfig:
         faults += _repeated(accounts, "accounts", "name")
         faults += _repeated(pools, "pools", "name")
         faults += _repeated(routes, "routes", "model")
+        faults += _repeated(tenants, "tenants", "name")
         faults += _dangling(accounts, pools, given["pools"], given["routes"])
+        given["shared_limits"] = _shared_limits(shared_limits, faults)
+        faults += _limits_of_nobody(given["accounts"], shared_limits)
         if faults:
             raise ConfigError(faults)
         given |= {name: tuple(given[name].values()) for name in parts}
@@ -214,6 +235,8 @@ _TABLES = {
     "accounts": Account,
     "pools": Pool,
     "routes": RouteSettings,
+    "tenants": TenantSettings,
+    "shared_limits": Limits,
     "hedge": HedgeSettings,
     "retry": RetrySettings,
     "health": HealthSettings,
@@ -310,6 +333,37 @@ def _dangling(
     for place, route in routes.items():
         if route.pool is not None and route.pool not in pool_names and route.pool != DEFAULT_POOL:
             yield Fault(f"routes[{place}].pool", told(route.pool) + hint(route.pool, pool_names), "the name of a pool")
+
+
+def _shared_limits(given: object, faults: list[Fault]) -> dict[str, Limits]:
+    """The named limits that are right."""
+    limits: dict[str, Limits] = {}
+    table: Mapping[object, Any] = {}
+    with gathered(faults, "shared_limits"):
+        table = table_of({} if given is None else given)
+    for name, one in table.items():
+        with gathered(faults, f"shared_limits.{step(name)}"):
+            if not isinstance(name, str):
+                raise ConfigError([Fault("", told(name), "a text as name")])
+            limits[name] = parsed = Limits.parse(one)
+            if parsed.concurrency is not None or parsed.shared:
+                raise ConfigError([Fault("", "concurrency or shared", "rates, and how they are counted")])
+    return limits
+
+
+def _limits_of_nobody(accounts: Mapping[int, Account], shared: object) -> Iterator[Fault]:
+    """Limits that an account names and nobody has, and those of models that it does not offer."""
+    names = set(cast("Mapping[str, object]", shared)) if isinstance(shared, Mapping) else set[str]()
+    for place, account in accounts.items():
+        path, limits = f"accounts[{place}].limits", account.limits
+        for position, name in enumerate(limits.shared):
+            if name not in names:
+                yield Fault(f"{path}.shared[{position}]", told(name) + hint(name, names), "a name from [shared_limits]")
+        offered = limits.models if account.models is None else account.models
+        for model in limits.models:
+            if model not in offered:
+                text = told(model) + hint(model, offered)
+                yield Fault(f"{path}.models.{step(model)}", text, "a model that the account offers")
 
 
 def pool_tiers(config: BalancerConfig) -> Mapping[str, tuple[tuple[str, ...], ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
@@ -16,14 +17,18 @@ import trio
 from balancer import logs
 from balancer.actors.dispatcher import Dispatcher
 from balancer.actors.lease import Lease
+from balancer.actors.placing import Placer
 from balancer.actors.supervisor import Supervisor
 from balancer.config import BalancerConfig, pool_tiers, resolve_keys
 from balancer.core.budget import Budget
 from balancer.core.call import Call
+from balancer.core.ledger import Ledger
+from balancer.core.line import Line
 from balancer.core.outcome import Evidence, Served
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
-from balancer.engine.engine import Engine, Job
+from balancer.core.tenants import Tenants
+from balancer.engine.engine import Engine, FunctionJob
 from balancer.engine.failures import evidence_of
 from balancer.engine.mapping import Result, map_calls
 from balancer.engine.scoped import scoped
@@ -83,19 +88,21 @@ class BalancerNursery:
     application's own.
     """
 
-    def __init__(self, config: BalancerConfig, nursery: trio.Nursery) -> None:
+    def __init__(self, config: BalancerConfig, nursery: trio.Nursery, epoch: float) -> None:
         self._nursery = nursery
         self._config = config
+        self._anchor = (trio.current_time(), epoch)
+        self._shared = {name: Ledger(limits, anchor=self._anchor) for name, limits in config.shared_limits.items()}
         self._rng = random.Random(config.seed)
         self._supervisors: dict[str, Supervisor] = {}
         self._retired: list[Supervisor] = []
         self._settled = trio.Event()
         self._dispatcher = Dispatcher(
-            selector=make_selector(config.selector),
-            rng=random.Random(self._rng.random()),
+            placer=Placer(make_selector(config.selector), random.Random(self._rng.random())),
             max_waiting=config.max_waiting,
             retries=_retry_budget(config),
             hedges=_hedge_budget(config),
+            tenants=Tenants(config.tenants, config.max_waiting_per_tenant),
         )
         self._engine = Engine(
             dispatcher=self._dispatcher,
@@ -109,7 +116,7 @@ class BalancerNursery:
         for account in config.accounts:
             self._add(account)
         self._dialects = self._spoken()
-        self._dispatcher.pools = self._pools(config)
+        self._dispatcher.placer.pools = self._pools(config)
 
     def __repr__(self) -> str:
         return f"<BalancerNursery: {len(self._supervisors)} accounts, {self._in_flight()} in flight>"
@@ -137,7 +144,7 @@ class BalancerNursery:
             lease.settle(Served())
             return value
 
-        value, _ = await self._engine.drive(Job(call, perform, _evidence, _keep))
+        value, _ = await self._engine.drive(FunctionJob(call, perform, _evidence))
         return value
 
     def map(
@@ -202,9 +209,16 @@ class BalancerNursery:
         new = _ready(config)
         if self._dispatcher.closed:
             raise Closed("the balancer is closed")
-        selector = self._dispatcher.selector if new.selector == self._config.selector else make_selector(new.selector)
+        same = new.selector == self._config.selector
+        selector = self._dispatcher.placer.selector if same else make_selector(new.selector)
         check_addresses(new.accounts)
         old, self._config = self._config, new
+        now = trio.current_time()
+        shared = {name: Ledger(limits, anchor=self._anchor) for name, limits in new.shared_limits.items()}
+        for name in shared.keys() & self._shared.keys():
+            shared[name] = self._shared[name]
+            shared[name].replace(new.shared_limits[name], now)
+        self._shared = shared
         providers = {account.name: account.provider for account in new.accounts}
         for supervisor in list(self._supervisors.values()):
             if providers.get(supervisor.name) != supervisor.account.provider:  # another provider is another account
@@ -216,7 +230,7 @@ class BalancerNursery:
             if (supervisor := self._supervisors.get(account.name)) is None:
                 self._nursery.start_soon(self._add(account).run, name=f"balancer supervisor {account.name}")
             else:
-                done.append(supervisor.reconfigure(account, new.health, new.idle_timeout))
+                done.append(supervisor.reconfigure(account, new.health, new.idle_timeout, self._shared_lines(account)))
         if new.retry != old.retry:
             self._dispatcher.retries = _retry_budget(new)
         if new.hedge != old.hedge:
@@ -225,7 +239,7 @@ class BalancerNursery:
         engine.router, engine.retry, engine.hedge = TableRouter(new.routes), new.retry, new.hedge
         engine.max_attempts, engine.max_wait_for = new.max_attempts, new.max_wait_for
         self._dialects = self._spoken()
-        self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting)
+        self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting, new.tenants, new.max_waiting_per_tenant)
         for event in done:  # all has been told by now: who is cancelled here leaves nothing half done
             await event.wait()
 
@@ -263,10 +277,17 @@ class BalancerNursery:
             health=self._config.health,
             idle_timeout=self._config.idle_timeout,
             dialects=provider.dialects,
-            shows_limits=bool(provider.dialects),
+            shows_limits=provider.shows_limits,
+            presets=provider.counting,
+            shared=self._shared_lines(account),
+            anchor=self._anchor,
         )
         link.changed = supervisor.link_changed
         return supervisor
+
+    def _shared_lines(self, account: Account) -> tuple[Line, ...]:
+        """What the account shares with others. Each is written by the supervisors of all of them, synchronously."""
+        return tuple(line for name in account.limits.shared for line in self._shared[name].lines)
 
     def _ring(self) -> None:
         self._dispatcher.ring()
@@ -291,7 +312,9 @@ class BalancerNursery:
 
 
 @asynccontextmanager
-async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) -> AsyncGenerator[BalancerNursery]:
+async def open_balancer(
+    config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str], *, epoch: float | None = None
+) -> AsyncGenerator[BalancerNursery]:
     """Start a balancer for the length of a block.
 
     A normal exit drains: new calls and calls that wait get `Closed`, those that run get `drain_timeout` seconds, then they are
@@ -299,6 +322,8 @@ async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str | os.Pa
 
     Args:
         config: a `BalancerConfig`, a mapping laid out as the TOML file, or the path of one.
+        epoch: seconds since 1970 at the start, which quotas per day and month of the calendar count from; `None`: by this
+            machine's clock. It is looked at once, so that setting that clock later moves nothing.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -309,7 +334,7 @@ async def open_balancer(config: BalancerConfig | Mapping[str, Any] | str | os.Pa
     raised: Exception | None = None
     with Unwrapped():
         async with trio.open_nursery() as nursery:
-            balancer = BalancerNursery(ready, nursery)
+            balancer = BalancerNursery(ready, nursery, time.time() if epoch is None else epoch)
             balancer.start()
             try:
                 yield balancer
@@ -349,7 +374,3 @@ def _hedge_budget(config: BalancerConfig) -> Budget:
 
 def _evidence(error: Exception, lease: Lease) -> Evidence | None:
     return evidence_of(error, get_provider(lease.account.provider), trio.current_time())
-
-
-def _keep(_value: object) -> None:
-    """A value of `run` that came second needs no ending: its attempt has returned."""

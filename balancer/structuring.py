@@ -18,8 +18,9 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
+from balancer.core.limits import Limits
 from balancer.core.setting import RANGE, Range, shown
-from balancer.core.settings import Account, Limits, Pool
+from balancer.core.settings import Account, Pool
 from balancer.errors import ConfigError, Fault
 from balancer.providers.provider import PROVIDERS
 
@@ -172,8 +173,10 @@ def _relations(table: Mapping[object, Any]) -> Iterator[Fault]:
     sources = [name for name in ("key", "key_env", "key_file") if table.get(name) is not None]
     if len(sources) > 1:
         yield Fault(sources[1], " and ".join(sources) + " together", "only one of key, key_env, key_file")
-    if table.get("provider") == "http" and table.get("base_url") is None:
-        yield Fault("base_url", "missing", 'an address: provider "http" has none of its own')
+    provider = table.get("provider")
+    if isinstance(provider, str) and provider in PROVIDERS and table.get("base_url") is None:
+        if PROVIDERS[provider].base_url is None:
+            yield Fault("base_url", "missing", f'an address: provider "{provider}" has none of its own')
     if isinstance(table.get("mock"), Mapping) and table.get("provider") != "mock":
         yield Fault("mock", "settings of a mock backend", 'only with provider = "mock"')
     if table.get("base_url") is not None and table.get("provider") == "mock":

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import memory, overhead
+from benchmarks import memory, overhead, plots, quota
 from benchmarks.client import BODY
 from benchmarks.overhead import Case
 from benchmarks.report import Row, as_json, shown
@@ -104,6 +105,54 @@ def test_a_client_that_fails_shows_why() -> None:
     run = overhead.Run("httpx", "http://127.0.0.1:9/v1", 1, 0.1, 0.1)
     with pytest.raises(RuntimeError, match="ConnectError"):
         run.measure()
+
+
+def test_the_ledger_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reserve and settle by kind of window, in checkpoints."""
+    rows = _run(capsys, "ledger")
+    assert len(rows) == 4
+    assert all(row["value"] > 0 for row in rows)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_no_span_holds_more_than_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundredth of the million admissions: nothing exceeds a limit of either kind, and the limits are used."""
+    rows = _run(capsys, "admissions")
+    assert [row["reached"] for row in rows] == [True, None, True, None]
+    assert all(row["value"] > 0.9 for row in rows[1::2])  # type: ignore[operator]
+
+
+def test_quota_is_held_to_its_goals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each goal of a scenario is a row, of its worst seed."""
+    monkeypatch.setattr(quota, "sockets", lambda *, quick: [])
+    assert [row["reached"] for row in _run(capsys, "quota")] == [True] * 10
+
+
+def test_only_quota_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plot of anything else is refused, and one without matplotlib says what to install."""
+    with pytest.raises(SystemExit):
+        command.main(["spread", "--plot", "somewhere"])
+    assert "only quota draws" in capsys.readouterr().err
+
+
+def test_a_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said before anything is measured."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"balancer\[plots\]"):
+        quota.quota(plot=tmp_path)
+
+
+@pytest.mark.slow
+def test_use_is_drawn_against_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As PNG and SVG; the peers' rules are simulated on the same arrivals, and refused where the balancer is not."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "OURS", ("least_pressure",))
+    curves = plots.measure(plots.UNEQUAL, (1.5,), 80.0, lambda: None)
+    (ours,), (peer,) = curves["least_pressure"], curves[plots.FIXED_COOLDOWN]
+    assert ours.refused == 0 < peer.refused
+    assert ours.used > peer.used
+    assert [path.suffix for path in plots.draw([(plots.UNEQUAL, curves)], tmp_path)] == [".png", ".svg"]
+    assert all(path.stat().st_size for path in tmp_path.iterdir())
 
 
 def test_a_missed_goal_is_said() -> None:

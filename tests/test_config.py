@@ -16,8 +16,9 @@ from balancer.config import BalancerConfig, LiteralKeyWarning, pool_tiers, resol
 from balancer.core.budget import RetrySettings
 from balancer.core.health import HealthSettings
 from balancer.core.hedging import HedgeSettings
+from balancer.core.limits import Limits
 from balancer.core.secret import Secret
-from balancer.core.settings import Account, Limits, Pool
+from balancer.core.settings import Account, Pool
 from balancer.errors import ConfigError
 from balancer.routing.table import RouteSettings
 

@@ -19,6 +19,7 @@ import trio
 
 from balancer import Account, BalancerConfig, StreamTruncated, open_balancer
 from balancer.core.outcome import Faulted, RateLimited, Served, Truncated
+from benchmarks.sockets import llmocks, look_at_llmock, press
 
 pytestmark = [
     # The SDKs leave their own generators unfinished behind a stream that was left early, and trio warns of it.
@@ -176,6 +177,15 @@ async def test_limits_that_are_not_known_are_learned(opened):
             assert [(view.dimension, view.limit, view.learned) for view in snapshot.dimensions] == [
                 ("requests", PER_MINUTE, True)
             ]
+
+
+@pytest.mark.slow
+async def test_nearly_all_of_a_limit_is_used():
+    """At three times the quota none is refused; while calls wait nearly all that flows into the bucket is used."""
+    with llmocks(1, rpm=600) as (url,):
+        (seen,), used = await press([f"{url}/v1"], look_at_llmock, 3.0, per_minute=600)
+    assert seen.refused == 0
+    assert used >= 0.97 - 1 / 30  # a request more or less at the end of 3 seconds
 
 
 @pytest.mark.parametrize("library", [httpx2, httpx])

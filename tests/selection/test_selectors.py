@@ -6,7 +6,6 @@ import copy
 import random
 from collections import Counter, deque
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from balancer.core.account import AccountState
 from balancer.core.call import Demand
 from balancer.core.health import HealthSettings
-from balancer.core.ledger import DimensionSnapshot
+from balancer.core.line import DimensionSnapshot
 from balancer.core.outcome import Evidence, Served
 from balancer.core.settings import Account
 from balancer.errors import ConfigError
@@ -34,7 +33,10 @@ PURE = {name: make for name, make in SELECTORS.items() if name not in ("weighted
 
 def quota(used, *, limit=100.0, dimension="requests"):
     """A rate of which `used` units are in use."""
-    return DimensionSnapshot(dimension, dimension, 60.0, limit, limit, False, 0.0, used, float("inf"), float("inf"))
+    forever = float("inf")
+    return DimensionSnapshot(
+        dimension, dimension, 60.0, limit, limit, False, 0.0, 0.0, used, forever, forever, 1.0, 0.0, None, frozenset()
+    )
 
 
 BLANK = AccountState(Account(name="blank"), HealthSettings()).snapshot(0.0)
@@ -43,7 +45,7 @@ BLANK = AccountState(Account(name="blank"), HealthSettings()).snapshot(0.0)
 def view(name, *, weight=1.0, in_flight=0, mean=None, peak=None, used=()):
     """A snapshot of an account; `used`: shares of its limit of requests, in percent."""
     rates = tuple(quota(share) for share in used)
-    return attrs.evolve(BLANK, name=name, weight=weight, in_flight=in_flight, mean=mean, peak=peak, dimensions=rates)
+    return BLANK._replace(name=name, weight=weight, in_flight=in_flight, mean=mean, peak=peak, dimensions=rates)
 
 
 def share(selector, candidates, *, picks=4000, demand=ONE, seed=1):
@@ -59,7 +61,7 @@ def placed(selector, candidates, calls, *, seed=1):
     now = list(candidates)
     for _ in range(calls):
         chosen = selector(now, ONE, 0.0, rng)
-        now[now.index(chosen)] = attrs.evolve(chosen, in_flight=chosen.in_flight + 1)
+        now[now.index(chosen)] = chosen._replace(in_flight=chosen.in_flight + 1)
     return {snapshot.name: snapshot.in_flight for snapshot in now}
 
 
@@ -219,7 +221,7 @@ def test_few_candidates_are_hot_above_a_share():
 def test_the_dominant_share_decides_what_is_hot():
     """The fullest of its rates counts, whichever this call would fill."""
     rates = (quota(10.0), quota(900.0, limit=1000.0, dimension="tokens"))
-    fast = attrs.evolve(view("fast", mean=0.1), dimensions=rates)
+    fast = view("fast", mean=0.1)._replace(dimensions=rates)
     assert share(least_pressure, [fast, view("slow", mean=1.0, used=(50.0,))]) == {"slow": 1.0}
 
 
@@ -258,7 +260,7 @@ def served_per_minute(selector, *, minutes=20, seed=1):
         able = [view for view in views if not view.passed_over(None, demand, now, cold=False)]
         if able:
             state = states[selector(able, demand, now, rng).name]
-            flying.append((now + 1.0, state, state.admit(None, demand, now, cold=False)))
+            flying.append((now + 1.0, state, state.admit(None, demand, now)))
             served += now > minutes * 15.0  # the full buckets of the beginning are used up by then
     return served / (minutes * 0.75)
 
