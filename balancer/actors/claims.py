@@ -53,6 +53,7 @@ class Claims:
             snapshot = supervisor.snapshot(now)
             if snapshot.concurrency is not None and snapshot.in_flight + 1 >= snapshot.concurrency:
                 return False
-            if supervisor.earliest(holder.model, holder.call.demand, now, after=demand) > at + SAME:
+            wanted = supervisor.demand(holder.call, holder.model)
+            if supervisor.earliest(holder.model, wanted, now, after=demand) > at + SAME:
                 return False
         return True

@@ -64,7 +64,8 @@ class Placer:
 
     def try_place(self, ticket: Ticket, claims: Claims | None, now: float) -> Lease | None:
         """Ask the accounts tier by tier; a tier is used when none before it can take the call now. Raises `SelectorFailed`."""
-        demand, model, avoid, dialect = ticket.call.demand, ticket.model, ticket.avoid, ticket.dialect
+        call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
+        demand, estimated = call.demand, call.estimated
         cold = dialect is not None
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self.pools.get(ticket.pool, ()):
@@ -73,11 +74,12 @@ class Placer:
             for supervisor in tier:
                 snapshot = supervisor.snapshot(now)
                 snapshots.append(snapshot)
+                wanted = supervisor.demand(call, model) if estimated else demand
                 if (
-                    not snapshot.passed_over(model, demand, now, cold)
+                    not snapshot.passed_over(model, wanted, now, cold)
                     and snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
-                    and not (claims and not claims.allow(supervisor, demand, now))
+                    and not (claims and not claims.allow(supervisor, wanted, now))
                 ):
                     able[snapshot] = supervisor
             scanned.append(tuple(snapshots))
@@ -123,14 +125,15 @@ class Placer:
         """When accounts could take a ticket that none takes now."""
         earliest, hopeful, refilled_at, refilled, awaited, look_at = math.inf, False, math.inf, None, None, math.inf
         for supervisor in self.accounts(ticket):
-            at = supervisor.earliest(ticket.model, ticket.call.demand, now)
+            demand = supervisor.demand(ticket.call, ticket.model)
+            at = supervisor.earliest(ticket.model, demand, now)
             earliest = min(earliest, at)
             snapshot = supervisor.snapshot(now)
             if now < at < refilled_at:
                 refilled_at, refilled = at, supervisor
             elif at <= now:
                 awaited = awaited or supervisor
-                if snapshot.passed_over(ticket.model, ticket.call.demand, now, ticket.dialect is not None) not in AWAITED:
+                if snapshot.passed_over(ticket.model, demand, now, ticket.dialect is not None) not in AWAITED:
                     look_at = min(look_at, snapshot.valid_until)
             hopeful = hopeful or (at < math.inf and snapshot.ejected_until <= now)
         return Outlook(earliest, hopeful, refilled_at, refilled, awaited, min(look_at, refilled_at))

@@ -21,7 +21,7 @@ from balancer.actors.lease import Lease
 from balancer.actors.mailbox import Mailbox
 from balancer.actors.messages import Reconfigure, Ticket
 from balancer.core.account import AccountState
-from balancer.core.call import Demand
+from balancer.core.call import Call, Demand
 from balancer.core.decision import AttemptRecord, Scan
 from balancer.core.health import HealthSettings
 from balancer.core.limits import Counting, Presets
@@ -113,6 +113,10 @@ class Supervisor:
         """The account as it is now."""
         return self._state.snapshot(now)
 
+    def demand(self, call: Call, model: str | None) -> Demand:
+        """What the call is expected to take of this account."""
+        return self._state.demand(call, model) if call.estimated else call.demand
+
     def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
         """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited. With `after`, as if an attempt
         with that demand had been placed here now, before it."""
@@ -121,7 +125,8 @@ class Supervisor:
     def try_lease(self, ticket: Ticket, now: float, scan: Scan) -> Lease | None:
         """A lease for the ticket, or `None`: the ledger decides, the snapshot only advised. Never raises."""
         try:
-            admission = self._state.admit(ticket.model, ticket.call.demand, now)
+            call, model = ticket.call, ticket.model
+            admission = self._state.admit(model, self._state.demand(call, model), now, call.demand if call.estimated else None)
         except Exception as error:
             self._failed(error)
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 _EXTRA = ("cyclopts", "rich")
@@ -15,6 +16,9 @@ def main() -> None:
         run()
     except KeyboardInterrupt:  # before a command has taken it over
         sys.exit(130)
+    except BrokenPipeError:  # as `balancer check --json | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(141)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise

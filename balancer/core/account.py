@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from balancer.core.call import DIMENSIONS, Demand
+from balancer.core.call import DIMENSIONS, Call, Demand
 from balancer.core.cooldown import MAX_TRANSIENT, Cooldowns, Pause, spread
+from balancer.core.estimating import Estimators
 from balancer.core.health import Health, HealthSettings, HealthState
 from balancer.core.ledger import Ledger, Reservation
 from balancer.core.limits import Counting, Presets
@@ -57,12 +58,14 @@ _ANSWERS = Served | CallerFault | Refusal  # made once: this is looked at after 
 
 @attrs.define(eq=False)
 class Admission:
-    """What one attempt holds of an account: its reservation, for which model, whether it is the probe, since when."""
+    """What one attempt holds of an account: its reservation, for which model, whether it is the probe, since when; and the first
+    estimate of what it takes, if it is one."""
 
     reservation: Reservation
     model: str | None
     probe: bool
     began_at: float
+    first: Demand | None = None
 
 
 @attrs.define(eq=False)
@@ -94,6 +97,7 @@ class AccountState:
     served: int = attrs.field(default=0, init=False)
     refused: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
+    _estimators: Estimators = attrs.field(factory=Estimators, init=False)
     _answered: bool = attrs.field(default=False, init=False)
     _backoffs: int = attrs.field(default=0, init=False)  # in a row
     _backed_off_at: float = attrs.field(default=-math.inf, init=False)
@@ -120,16 +124,22 @@ class AccountState:
         """Changes whenever another account changes what both share."""
         return tuple([line.stamp for line in self.shared])
 
-    def admit(self, model: str | None, demand: Demand, now: float) -> Admission | None:
+    def demand(self, call: Call, model: str | None) -> Demand:
+        """What the call is expected to take here: as its caller says, or as has been learned of such requests."""
+        if not (call.estimated and self.ledger.counts_tokens):
+            return call.demand
+        return self.ledger.fitting(self._estimators.demand(model, call.demand), model)
+
+    def admit(self, model: str | None, demand: Demand, now: float, first: Demand | None = None) -> Admission | None:
         """Reserve for one attempt, or `None` if the quota does not admit it now. That nothing else forbids it the caller has read
-        from a snapshot that holds."""
+        from a snapshot that holds. `first`: the estimate that `demand` was made of, to learn from."""
         if not self.ledger.admits(demand, now, model):
             return None
         probe = self.health.begin(now)
         reservation = self.ledger.reserve(demand, now, model)
         self.in_flight += 1
         self._snapshot = None
-        return Admission(reservation, model, probe, now)
+        return Admission(reservation, model, probe, now, first)
 
     def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
         """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited. With `after`, as if
@@ -152,17 +162,17 @@ class AccountState:
     def observe(
         self, admission: Admission, limits: tuple[LimitSeen, ...], now: float, refused_for: float | None = None
     ) -> bool:
-        """An answer has begun and shows these limits, or shows that there are none; returns whether it is the first one. `refused_for`:
-        seconds, if it is a refusal that says so."""
-        first = not self._answered
+        """An answer has begun and shows these limits, or shows that there are none; returns whether there may be more room than before:
+        it is the first one, or shows more. `refused_for`: seconds, if it is a refusal that says so."""
+        first, more = not self._answered, False
         if limits:
-            self.ledger.observe(limits, now, admission.reservation, refused_for)
+            more = self.ledger.observe(limits, now, admission.reservation, refused_for)
         elif not (first or self.ledger.enforced()):
             return False
         self.ledger.counted_by(admission.reservation, now)
         self._answered = True
         self._snapshot = None
-        return first
+        return first or more
 
     def settle(self, admission: Admission, evidence: Evidence, now: float, rng: random.Random, *, latency: float) -> None:
         """The attempt has ended: end its reservation and let the outcome do what it does. Only the first end counts.
@@ -184,6 +194,8 @@ class AccountState:
                 self.served += 1
                 self._backoffs = 0
                 self.ledger.served(admission.reservation, now)
+                if admission.first is not None and evidence.usage is not None:
+                    self._estimators.learn(admission.model, admission.first, evidence.usage)
                 self.health.succeeded(now, probe=admission.probe)
                 self.load.sample(latency, now)
             case Faulted() | TimedOut() | Truncated():

@@ -66,23 +66,6 @@ class Demand:
 
 
 @attrs.frozen
-class Size:
-    """How large a request is, as read from its body: what estimates of its tokens are made from.
-
-    Args:
-        characters: bytes of its texts, >= 0.
-        fixed_tokens: tokens that do not depend on their length (media, what wraps a message), >= 0.
-        max_output_tokens: the request's own bound of its answer; `None` if it has none.
-        images: images asked for, >= 0.
-    """
-
-    characters: int
-    fixed_tokens: int = 0
-    max_output_tokens: int | None = None
-    images: int = 0
-
-
-@attrs.frozen
 class Usage:
     """What an attempt really took, as its answer reported it; corrects the reservation.
 
@@ -139,6 +122,8 @@ class Call:
         tags: marks for routers and for the record.
         replayable: whether a second attempt may follow one that may have reached a backend.
         hedgeable: whether two attempts may run at once.
+        estimated: whether the demand was read from the request: then each account puts what it has learned in its place. A demand of
+            the caller's own is taken as it is.
     """
 
     model: str | None = None
@@ -148,6 +133,7 @@ class Call:
     tags: tuple[str, ...] = ()
     replayable: bool = True
     hedgeable: bool = False
+    estimated: bool = False
 
     def __attrs_post_init__(self) -> None:
         # Of what actors compute with: a wrong type would be noticed only inside one, and be taken for its own failure.

@@ -1,7 +1,7 @@
 """Estimates of what a request will take, learned per account and model from what earlier ones took, and how wrong they are.
 
-Input tokens are the request's characters times a ratio, plus what does not depend on its length. Output tokens are as many as
-earlier answers had, within the request's own bound. The ledger reserves the estimate and corrects it at the end; until then the
+Input tokens are the request's characters times a ratio. Output tokens are as many as earlier answers had, within the request's own
+bound. The ledger reserves the estimate and corrects it at the end; until then the
 known error of the estimates says how much room to keep free for attempts in flight.
 """
 
@@ -12,22 +12,19 @@ from collections import OrderedDict
 
 import attrs
 
-from balancer.core.call import Demand, Size, Usage
+from balancer.core.call import Demand, Usage
 
 MOST_MODELS = 256
 """Models per account whose estimates are kept: their names are the callers' to choose. The longest unused is forgotten."""
 
-CHARACTERS_PER_TOKEN = 4.0
-"""Of English text, on the average of the common vocabularies: what is assumed until usage tells better."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, on the average of the common vocabularies: what first estimates assume."""
 
 BELIEVED = 1_000.0
 """Tokens of the first assumption: one short request does not overturn it, a few thousand tokens do."""
 
 KEPT_RATIO = 0.98
 """What each new usage leaves of the weight of those before it: some fifty count."""
-
-OUTPUT_TOKENS = 1_000
-"""Tokens expected of an answer that has no bound, before any was seen: more than most chat answers have; never nothing."""
 
 LONGEST_ANSWER = 100_000
 """Tokens of the longest answer that is believed where the request sets no bound: no report of a usage is to close an account."""
@@ -85,28 +82,28 @@ class EstimateError:
 
 @attrs.define(eq=False)
 class Estimator:
-    """The estimates of one model on one account."""
+    """The estimates of one model on one account, made of first ones: those that count four characters for a token."""
 
-    _tokens: float = attrs.field(init=False, default=BELIEVED)
-    _characters: float = attrs.field(init=False, default=BELIEVED * CHARACTERS_PER_TOKEN)
+    _taken: float = attrs.field(init=False, default=BELIEVED)
+    _guessed: float = attrs.field(init=False, default=BELIEVED)
     _answers: float = attrs.field(init=False, default=0.0)
     _output: float = attrs.field(init=False, default=0.0)
 
-    def demand(self, size: Size) -> Demand:
-        """What a request of this size is expected to take."""
-        tokens = round(size.characters * self._tokens / self._characters) + size.fixed_tokens
-        bound = size.max_output_tokens
-        expected = round(self._output / self._answers) if self._answers else OUTPUT_TOKENS
-        output = expected if bound is None else min(expected, bound)
-        return Demand(max(1, tokens), max(1, output), 1, size.images, output if bound is None else bound)
+    def demand(self, first: Demand) -> Demand:
+        """What is expected of a request of which the first estimate is this."""
+        bound, output = first.max_output_tokens, first.output_tokens
+        if output and self._answers:
+            output = max(1, round(self._output / self._answers))
+            output = output if bound is None else min(output, bound)
+        tokens = max(1, round(first.input_tokens * self._taken / self._guessed))
+        return Demand(tokens, output, first.requests, first.images, bound)
 
-    def learn(self, size: Size, usage: Usage) -> None:
-        """A request of this size has taken this."""
-        tokens = usage.input_tokens - size.fixed_tokens
-        if size.characters > 0 and tokens > 0:
-            # A token is a byte at least: what is reported beyond is not of the text.
-            self._tokens = self._tokens * KEPT_RATIO + min(tokens, size.characters)
-            self._characters = self._characters * KEPT_RATIO + size.characters
+    def learn(self, first: Demand, usage: Usage) -> None:
+        """A request of which the first estimate was this has taken that."""
+        if first.input_tokens > 0 and usage.input_tokens > 0:
+            # A token is a character at least: what is reported beyond is not of the text.
+            self._taken = self._taken * KEPT_RATIO + min(usage.input_tokens, first.input_tokens * CHARACTERS_PER_TOKEN)
+            self._guessed = self._guessed * KEPT_RATIO + first.input_tokens
         if usage.output_tokens > 0:
             self._answers = self._answers * KEPT_RATIO + 1.0
             self._output = self._output * KEPT_RATIO + min(usage.output_tokens, LONGEST_ANSWER)
@@ -118,12 +115,12 @@ class Estimators:
 
     _by_model: OrderedDict[str | None, Estimator] = attrs.field(init=False, factory=OrderedDict[str | None, Estimator])
 
-    def demand(self, model: str | None, size: Size) -> Demand | None:
-        """What a request is expected to take; `None` while nothing has been learned of its model."""
+    def demand(self, model: str | None, first: Demand) -> Demand:
+        """What is expected of a request; the first estimate itself while nothing has been learned of its model."""
         estimator = self._by_model.get(model)
-        return None if estimator is None else estimator.demand(size)
+        return first if estimator is None else estimator.demand(first)
 
-    def learn(self, model: str | None, size: Size, usage: Usage) -> None:
+    def learn(self, model: str | None, first: Demand, usage: Usage) -> None:
         """A request has taken this."""
         estimator = self._by_model.get(model)
         if estimator is None:
@@ -132,4 +129,4 @@ class Estimators:
                 self._by_model.popitem(last=False)
         else:
             self._by_model.move_to_end(model)
-        estimator.learn(size, usage)
+        estimator.learn(first, usage)

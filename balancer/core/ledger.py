@@ -19,7 +19,7 @@ from balancer.core.call import DIMENSIONS, Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.learning import LONGEST, Learning
 from balancer.core.limits import Limits, Presets
-from balancer.core.line import DimensionSnapshot, Line, Sent, configured
+from balancer.core.line import ESTIMATED, DimensionSnapshot, Line, Sent, configured
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
 
@@ -117,6 +117,7 @@ class Ledger:
     _presets: Presets
     _anchor: tuple[float, float]
     _mirrored: bool
+    _counts_tokens: bool
     _narrowing: bool
     """Whether a margin may still narrow."""
 
@@ -156,7 +157,7 @@ class Ledger:
 
     def admits(self, demand: Demand, now: float, model: str | None = None) -> bool:
         """Whether every rate of the model admits the demand now."""
-        for line in self._lines_for(model):
+        for line in self._lines_for(model):  # noqa: SIM110 - asked for every attempt, and a generator costs as much again
             if (amount := line.demanded(demand)) and not line.admits(amount, now):
                 return False
         return True
@@ -170,6 +171,21 @@ class Ledger:
                 at = line.earliest(amount, now, 0.0 if after is None else line.demanded(after))
                 fits_at = max(fits_at, at)
         return fits_at
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any rate is of what can only be estimated."""
+        return self._counts_tokens
+
+    def fitting(self, demand: Demand, model: str | None = None) -> Demand:
+        """An estimate cut to what every rate of the model can ever admit: an estimate is no reason never to try."""
+        for line in self._lines_for(model):
+            amount = line.demanded(demand)
+            if amount > line.counter.burst and line.dimension in ESTIMATED:
+                share = line.counter.burst / amount
+                tokens, output = int(demand.input_tokens * share), int(demand.output_tokens * share)
+                demand = Demand(tokens, output, demand.requests, demand.images, int(demand.output_bound * share))
+        return demand
 
     def day_ends_at(self, now: float) -> float | None:
         """Trio time at which the provider's day ends; `None` if nothing says in which zone it lives."""
@@ -255,18 +271,21 @@ class Ledger:
 
     def observe(
         self, seen: tuple[LimitSeen, ...], now: float, reservation: Reservation, refused_for: float | None = None
-    ) -> None:
+    ) -> bool:
         """Take in what the response to `reservation` showed: mirrors its rates, learns those that nobody configured.
 
         A refused reservation is ended first: the provider's count does not hold it. `refused_for`: seconds, where it says so.
+        Returns whether a rate has more room than before.
         """
+        more = False
         for limit_seen in seen:
             line = self._configured(limit_seen, reservation.model)
             if line is None:
                 line = self._taught(limit_seen, reservation, now, refused_for)
             remaining = limit_seen.remaining
             if line is not None and remaining is not None and 0 <= remaining <= line.counter.limit:
-                line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now)
+                more = line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now) or more
+        return more
 
     def served(self, reservation: Reservation, now: float) -> None:
         """The provider let `reservation` through: margins narrow, paces rise."""
@@ -368,6 +387,7 @@ class Ledger:
         split = any(line.models is not None or line.other_models for line in self._lines)
         self._by_model = {} if split else None
         self._narrowing = True
+        self._counts_tokens = any(line.dimension in ESTIMATED for line in self._lines)
         if self._mirrored:
             for line in self._own:
                 line.counter.mirrored = True

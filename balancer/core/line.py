@@ -302,8 +302,9 @@ class Line:
 
     # -- mirroring --------------------------------------------------------------------------------------------------------
 
-    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float) -> None:
-        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`."""
+    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float) -> bool:
+        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`.
+        Returns whether there is more room than before."""
         counter, mark = self.counter, sent.mark
         counter.mirrored = True
         left = room(counter, now)
@@ -317,7 +318,10 @@ class Line:
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
             charged, open_before = self._before[number]
             uncounted = self._charged - charged - sent.amount + open_before
-            self._give_back(remaining - rounding - uncounted - left)
+            more = remaining - rounding - uncounted - left
+            self._give_back(more)
+            return more > 0.0
+        return False
 
     def refused(self, sent: Sent, until: float, now: float) -> None:
         """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at the

@@ -346,7 +346,7 @@ class SlidingWindow:
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`: what is held stays until the oldest entry leaves."""
         self._forget(now)
-        return self._used, math.inf, self._log[0].at + self.period + self.margin if self._log else math.inf
+        return self._used, math.inf, self._log[0].at + (self.period + self.margin) if self._log else math.inf
 
     def resize(self, limit: float, period: float, now: float) -> None:
         """Another limit or period; a longer one counts again what it would still have held."""

@@ -50,12 +50,35 @@ def _names(given: object) -> Mapping[str, str] | None:
     raise ConfigError([Fault("", shown(cast("object", given)), allowed)])
 
 
-def _secret(given: object) -> Secret | None:
-    if given is None or isinstance(given, Secret):
+def read_secret(given: object) -> Secret:
+    """One credential. Raises `ConfigError`, which does not show it."""
+    if isinstance(given, Secret):
         return given
     if isinstance(given, str) and given and given.isascii() and given.isprintable():
         return Secret(given)
     raise ConfigError([Fault("", "a value that cannot be sent", "a text of printable ASCII characters")])
+
+
+def _source(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    # A credential written here is a likely slip, so only the kind is said.
+    raise ConfigError([Fault("", f"a value of type {type(given).__name__}", "a text, or a list of texts")])
+
+
+def _one_or_several(parse: Callable[[object], V]) -> Callable[[object], V | tuple[V, ...] | None]:
+    """What an account may have one of, several of, or none."""
+
+    def convert(given: object) -> V | tuple[V, ...] | None:
+        if given is None:
+            return None
+        if not isinstance(given, list | tuple):
+            return parse(given)
+        if not given:
+            raise ConfigError([Fault("", "an empty list", "at least one, or no list")])
+        return each(cast("Iterable[object]", given), parse)
+
+    return convert
 
 
 def _auth(given: object) -> str | Mapping[str, str]:
@@ -114,9 +137,9 @@ class Account:
         name: unique in the configuration.
         provider: `"openai"`, `"anthropic"`, `"http"`, or `"mock"` for a backend that is started beside the program.
         base_url: where it is; by default the provider's own address, required for `"http"`.
-        key: the credential itself; prefer `key_env` or `key_file` in files.
-        key_env: the environment variable that holds it.
-        key_file: the file that holds it.
+        key: the credential itself, or a list of them, which share the account's limits; prefer `key_env` or `key_file` in files.
+        key_env: the environment variable that holds it, or a list of them.
+        key_file: the file that holds it, or a list of them.
         models: the model names it offers, mapped to its own; absent: every model under its own name.
         weight: share of the traffic against other accounts, >= 0; 0: only when no other can.
         limits: what it may take.
@@ -133,9 +156,11 @@ class Account:
     name: str = attrs.field(validator=check_range, metadata={RANGE: TEXT})
     provider: str = setting("openai", kind=str)
     base_url: str | None = setting(None, kind=str, optional=True)
-    key: Secret | None = attrs.field(default=None, converter=_under("key", _secret))
-    key_env: str | None = setting(None, kind=str, optional=True)
-    key_file: str | None = setting(None, kind=str, optional=True)
+    key: Secret | tuple[Secret, ...] | None = attrs.field(default=None, converter=_under("key", _one_or_several(read_secret)))
+    key_env: str | tuple[str, ...] | None = attrs.field(
+        default=None, converter=_under("key_env", _one_or_several(_source)), repr=False
+    )
+    key_file: str | tuple[str, ...] | None = attrs.field(default=None, converter=_under("key_file", _one_or_several(_source)))
     models: Mapping[str, str] | None = attrs.field(hash=False, default=None, converter=_under("models", _names))
     weight: float = setting(1.0, kind=float, low=0.0, high=1e9)
     limits: Limits = attrs.field(factory=Limits, converter=_under("limits", Limits.parse))
@@ -151,6 +176,11 @@ class Account:
     allow_headers: tuple[str, ...] = attrs.field(default=(), converter=_under("allow_headers", _texts))
     transport: Any = attrs.field(default=None, repr=False, hash=False)
     mock: Mapping[str, Any] | None = attrs.field(default=None, repr=False, hash=False)
+
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        """Every credential, in the order given."""
+        return self.key if isinstance(self.key, tuple) else () if self.key is None else (self.key,)
 
     def model_name(self, model: str | None) -> str | None:
         """The account's own name of `model`; `None` if it does not offer it."""

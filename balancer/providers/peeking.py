@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from balancer.core.call import Demand
+from balancer.core.estimating import CHARACTERS_PER_TOKEN
 
-BYTES_PER_TOKEN = 4
-"""Bytes of English text per token, on the average of the common vocabularies; usage corrects it."""
+BYTES_PER_TOKEN = CHARACTERS_PER_TOKEN
+"""Bytes of text per token at first: each account learns better from usage."""
 
 MEDIA_TOKENS = 1_000
 """Tokens of one image, sound or file, whatever its length: between the 85 to 1,105 of one vendor's images and 1,600 of
@@ -137,12 +138,12 @@ def peek_chat(body: bytes) -> Peek | None:
     seen = _decoded(_CHAT, _Chat, body)
     if seen is None:
         return None
-    output = _output(seen.max_completion_tokens or seen.max_tokens)
+    bound, times = _bound(seen.max_completion_tokens or seen.max_tokens), 1
     if seen.n is not None and seen.n > 1:
-        output = min(output * min(seen.n, 128), LARGEST)
+        times = min(seen.n, 128)
     asked = seen.stream_options is not None and seen.stream_options.include_usage
     size = _parts_size(seen.messages, 0) + _lengths(seen.tools, seen.functions, seen.response_format)
-    return Peek(seen.model, seen.stream is True, Demand(_tokens(size), output), asked or seen.stream is not True)
+    return Peek(seen.model, seen.stream is True, _demand(size, bound, times), asked or seen.stream is not True)
 
 
 def peek_responses(body: bytes) -> Peek | None:
@@ -151,7 +152,7 @@ def peek_responses(body: bytes) -> Peek | None:
     if seen is None:
         return None
     size = _size(seen.input) + _lengths(seen.instructions, seen.tools, seen.text)
-    return Peek(seen.model, seen.stream is True, Demand(_tokens(size), _output(seen.max_output_tokens)), usage_wanted=True)
+    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_output_tokens)), usage_wanted=True)
 
 
 def peek_embeddings(body: bytes) -> Peek | None:
@@ -173,7 +174,7 @@ def peek_messages(body: bytes) -> Peek | None:
     if seen is None:
         return None
     size = _size(seen.system) + _parts_size(seen.messages, 0) + _length(seen.tools)
-    return Peek(seen.model, seen.stream is True, Demand(_tokens(size), _output(seen.max_tokens)), usage_wanted=True)
+    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_tokens)), usage_wanted=True)
 
 
 def replace_model(body: bytes, model: str) -> bytes:
@@ -276,5 +277,13 @@ def _tokens(size: int) -> int:
     return min(tokens, LARGEST)
 
 
-def _output(bound: int | None) -> int:
-    return OUTPUT_TOKENS if bound is None or bound <= 0 else min(bound, LARGEST)
+def _bound(given: int | None) -> int | None:
+    return None if given is None or given <= 0 else min(given, LARGEST)
+
+
+def _demand(size: int, bound: int | None, times: int = 1) -> Demand:
+    """What a request of this size takes that wants so many answers, each with this bound."""
+    if bound is None:
+        return Demand(_tokens(size), OUTPUT_TOKENS * times)
+    output = min(bound * times, LARGEST)
+    return Demand(_tokens(size), output, 1, 0, output)

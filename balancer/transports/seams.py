@@ -125,10 +125,10 @@ def _call(told: object, peek: Peek | None, method: str, *, one_shot: bool, held:
         held: whether all of its body is in memory.
     """
     if told is None and peek is not None:  # the usual call
-        return Call(peek.model, peek.demand, replayable=not one_shot, hedgeable=not one_shot)
+        return Call(peek.model, peek.demand, replayable=not one_shot, hedgeable=not one_shot, estimated=True)
     given = _told(told)
     if peek is not None:
-        given.setdefault("demand", peek.demand)
+        given["estimated"] = given.setdefault("demand", peek.demand) is peek.demand
         given["model"] = peek.model
     given.setdefault("replayable", peek is not None or method in SAFE_TO_REPEAT)
     if one_shot:

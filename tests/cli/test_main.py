@@ -78,3 +78,16 @@ def test_a_missing_extra_is_named(monkeypatch, missing):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     assert "pip install 'balancer[cli]'" in str(call(monkeypatch, "--help"))
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
+    """`balancer check FILE --json | head -0`."""
+    file = tmp_path / "balancer.toml"
+    accounts = "".join(f'[[accounts]]\nname = "a{number}"\nkey_env = "HOME"\n' for number in range(200))
+    file.write_text(accounts)
+    command = [sys.executable, "-m", "balancer.cli.main", "check", str(file), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(30) != 0
+    assert b"Traceback" not in said

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from balancer.core.account import COLD_LIMIT, MAX_BACKOFF, QUOTA_RECHECK, AccountState, describe
-from balancer.core.call import Demand, Usage
+from balancer.core.call import Call, Demand, Usage
 from balancer.core.cooldown import MAX_TRANSIENT
 from balancer.core.health import Health, HealthSettings
 from balancer.core.outcome import (
@@ -686,3 +687,49 @@ class AccountMachine(RuleBasedStateMachine):
 
 TestAccount = AccountMachine.TestCase
 TestAccount.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# -- estimates ------------------------------------------------------------------------------------------------------------
+
+
+GUESS = Call("m", Demand(1000, 500, max_output_tokens=500), estimated=True)
+
+
+def test_estimates_are_learned_per_model_from_what_was_served():
+    """Of requests that say nothing themselves, where tokens are counted; a caller's own demand is taken as it is."""
+    state = account_state()
+    for second in range(60):
+        demand = state.demand(GUESS, "m")
+        admission = state.admit("m", demand, 60.0 * second, GUESS.demand)
+        end(state, admission, Served(), 60.0 * second + 1, usage=Usage(1500, 100))
+    assert state.demand(GUESS, "m").input_tokens == pytest.approx(1500, rel=0.05)
+    assert state.demand(GUESS, "m").output_tokens == pytest.approx(100, rel=0.05)
+    assert state.demand(GUESS, "m").output_bound == 500
+    assert state.demand(GUESS, "other") == GUESS.demand
+    assert state.demand(attrs.evolve(GUESS, estimated=False), "m") == GUESS.demand
+    tokens = state.snapshot(4000.0).dimensions[1]
+    assert tokens.bias == pytest.approx(1.0, abs=0.1)
+    assert account_state(limits={"requests_per_minute": 5}).demand(GUESS, "m") == GUESS.demand
+
+
+def test_an_estimate_larger_than_a_limit_is_tried_all_the_same():
+    """It may be wrong; what a caller says himself is believed."""
+    state = account_state()
+    huge = Call("m", Demand(90_000, 500, max_output_tokens=500), estimated=True)
+    assert state.demand(huge, "m").tokens <= 6000
+    assert state.earliest("m", state.demand(huge, "m"), 0.0) == 0.0
+    assert state.earliest("m", huge.demand, 0.0) == math.inf
+
+
+def test_estimates_that_were_wrong_keep_room_free_while_attempts_run():
+    """Twice what was estimated so far: half as much goes at once."""
+    state = account_state(limits={"tokens_per_minute": 6000})
+    for second in range(20):
+        end(state, admit(state, 100.0 * second, demand=Demand(50)), Served(), 100.0 * second + 1, usage=Usage(100))
+    sent = 0
+    while try_admit(state, "m", Demand(50), 5000.0):
+        sent += 50
+    assert sent == 3000
+    view = state.snapshot(5000.0).dimensions[0]
+    assert (view.reserved, view.bias) == (3000, pytest.approx(2.0))
+    assert view.kept_back == pytest.approx(3000)

@@ -9,13 +9,13 @@ import random
 
 import pytest
 
-from balancer.core.call import Demand, Size, Usage
+from balancer.core.call import Demand, Usage
 from balancer.core.estimating import (
+    CHARACTERS_PER_TOKEN,
     KNOWN,
     LONGEST_ANSWER,
     MOST_MODELS,
     MOST_OFF,
-    OUTPUT_TOKENS,
     EstimateError,
     Estimator,
     Estimators,
@@ -23,49 +23,54 @@ from balancer.core.estimating import (
 from balancer.core.quota import Bucket, SlidingWindow
 
 
-def test_nothing_observed_is_four_characters_a_token_and_an_answer_of_a_thousand() -> None:
-    """Or the request's own bound, if that is less."""
-    estimator = Estimator()
-    assert estimator.demand(Size(4000, 7)) == Demand(1007, OUTPUT_TOKENS, 1, 0, OUTPUT_TOKENS)
-    assert estimator.demand(Size(4000, 7, 50)) == Demand(1007, 50, 1, 0, 50)
-    assert estimator.demand(Size(4000, 7, 9000, images=2)) == Demand(1007, OUTPUT_TOKENS, 1, 2, 9000)
-    assert estimator.demand(Size(0)).input_tokens == 1
+def first(characters: int, bound: int | None = None, images: int = 0) -> Demand:
+    """As a look into the request guesses."""
+    return Demand(-(-characters // CHARACTERS_PER_TOKEN), 1000 if bound is None else bound, 1, images, bound)
 
 
-def test_the_ratio_of_tokens_to_characters_is_learned_without_what_is_fixed() -> None:
-    """Text of one and a half characters a token, beside 500 tokens of media."""
+def test_nothing_observed_leaves_the_first_estimate() -> None:
+    """Of input, output and its bound."""
+    for given in (first(4000), first(4000, 50), first(4000, 9000, images=2)):
+        assert Estimator().demand(given) == given
+    assert Estimator().demand(Demand(0, 5)).input_tokens == 1
+
+
+def test_the_ratio_of_tokens_to_characters_is_learned() -> None:
+    """Text of one and a half characters a token."""
     estimator = Estimator()
     for _ in range(100):
-        estimator.learn(Size(3000, 500), Usage(2500, 10))
-    assert estimator.demand(Size(6000, 100)).input_tokens == pytest.approx(4100, rel=0.05)
+        estimator.learn(first(3000), Usage(2000, 10))
+    assert estimator.demand(first(6000)).input_tokens == pytest.approx(4000, rel=0.05)
 
 
 def test_the_ratio_is_one_of_sums() -> None:
     """Short requests whose wrapping weighs much do not spoil the estimate of long ones."""
     estimator = Estimator()
     for _ in range(100):
-        estimator.learn(Size(20), Usage(15, 1))
-        estimator.learn(Size(40_000), Usage(10_000, 1))
-    assert estimator.demand(Size(40_000)).input_tokens == pytest.approx(10_000, rel=0.05)
+        estimator.learn(first(20), Usage(15, 1))
+        estimator.learn(first(40_000), Usage(10_000, 1))
+    assert estimator.demand(first(40_000)).input_tokens == pytest.approx(10_000, rel=0.05)
 
 
 def test_the_output_is_the_mean_of_what_was_observed_under_the_bound() -> None:
-    """Recent answers count more."""
+    """Recent answers count more; the bound stays known to who counts that."""
     estimator = Estimator()
     for output in (100, 300) * 50:
-        estimator.learn(Size(10), Usage(3, output))
-    assert estimator.demand(Size(10)).output_tokens == pytest.approx(200, rel=0.05)
-    assert estimator.demand(Size(10, 0, 150)).output_tokens == 150
+        estimator.learn(first(10), Usage(3, output))
+    assert estimator.demand(first(10)).output_tokens == pytest.approx(200, rel=0.05)
+    assert estimator.demand(first(10, 150)).output_tokens == 150
+    assert estimator.demand(first(10, 900)).output_bound == 900
+    assert estimator.demand(Demand(10)).output_tokens == 0
     for _ in range(200):
-        estimator.learn(Size(10), Usage(3, 40))
-    assert estimator.demand(Size(10)).output_tokens == pytest.approx(40, rel=0.2)
+        estimator.learn(first(10), Usage(3, 40))
+    assert estimator.demand(first(10)).output_tokens == pytest.approx(40, rel=0.2)
 
 
 def test_a_report_beyond_belief_does_not_close_the_account() -> None:
     """One usage of 10^15 tokens leaves estimates that a limit can hold."""
     estimator = Estimator()
-    estimator.learn(Size(100), Usage(10**15, 10**15))
-    demand = estimator.demand(Size(1000))
+    estimator.learn(first(100), Usage(10**15, 10**15))
+    demand = estimator.demand(first(1000))
     assert demand.input_tokens <= 1000
     assert demand.output_tokens <= LONGEST_ANSWER
 
@@ -73,26 +78,24 @@ def test_a_report_beyond_belief_does_not_close_the_account() -> None:
 def test_a_usage_that_tells_nothing_teaches_nothing() -> None:
     """No text, no answer."""
     estimator = Estimator()
-    before = estimator.demand(Size(400))
-    estimator.learn(Size(0, 5), Usage(90, 0))
-    estimator.learn(Size(400, 50), Usage(20, 0))
-    assert estimator.demand(Size(400)) == before
+    before = estimator.demand(first(400))
+    estimator.learn(Demand(), Usage(90, 0))
+    estimator.learn(first(400), Usage(0, 0))
+    assert estimator.demand(first(400)) == before
 
 
 def test_models_are_estimated_apart_and_their_number_is_bounded() -> None:
     """Names are the callers' to choose; the longest unused is forgotten."""
     estimators = Estimators()
-    assert estimators.demand("a", Size(10)) is None
-    estimators.learn("a", Size(10), Usage(3, 77))
-    estimators.learn(None, Size(10), Usage(3, 5))
+    assert estimators.demand("a", first(10)) == first(10)
+    estimators.learn("a", first(10), Usage(3, 77))
+    estimators.learn(None, first(10), Usage(3, 5))
     for number in range(MOST_MODELS - 2):
-        estimators.learn(str(number), Size(10), Usage(3, 9))
-    estimators.learn("a", Size(10), Usage(3, 77))
-    estimators.learn("one more", Size(10), Usage(3, 9))
-    learned = estimators.demand("a", Size(10))
-    assert learned is not None
-    assert learned.output_tokens == 77
-    assert estimators.demand(None, Size(10)) is None
+        estimators.learn(str(number), first(10), Usage(3, 9))
+    estimators.learn("a", first(10), Usage(3, 77))
+    estimators.learn("one more", first(10), Usage(3, 9))
+    assert estimators.demand("a", first(10)).output_tokens == 77
+    assert estimators.demand(None, first(10)) == first(10)
 
 
 def test_the_error_is_the_mean_and_the_deviation_of_truth_over_estimate() -> None:
