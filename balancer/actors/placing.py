@@ -69,27 +69,31 @@ class Placer:
         cold = dialect is not None
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self.pools.get(ticket.pool, ()):
-            able: dict[AccountSnapshot, Supervisor] = {}
+            able: list[AccountSnapshot] = []
+            owners: list[Supervisor] = []
             snapshots: list[AccountSnapshot] = []
             for supervisor in tier:
                 snapshot = supervisor.snapshot(now)
                 snapshots.append(snapshot)
-                wanted = supervisor.demand(call, model) if estimated else demand
+                wanted = supervisor.demand(call, model) if estimated and snapshot.dimensions else demand
                 if (
                     not snapshot.passed_over(model, wanted, now, cold)
                     and snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
                     and not (claims and not claims.allow(supervisor, wanted, now))
                 ):
-                    able[snapshot] = supervisor
+                    able.append(snapshot)
+                    owners.append(supervisor)
             scanned.append(tuple(snapshots))
             while able:
-                chosen = self._choose(list(able), ticket, now)
+                chosen = self._choose(able, ticket, now)
                 scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
-                lease = able.pop(chosen).try_lease(ticket, now, scan)
+                place = able.index(chosen)
+                lease = owners[place].try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)
                     return lease
+                del able[place], owners[place]
         return None
 
     def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float) -> AccountSnapshot:
@@ -103,7 +107,7 @@ class Placer:
             choices = choices or healthy
         try:
             chosen = self.selector(choices, ticket.call.demand, now, self.rng)
-            if id(chosen) not in map(id, choices):
+            if not [choice for choice in choices if choice is chosen]:
                 raise ValueError("the selector chose an account that was not among its candidates")
         except Exception as error:
             raise SelectorFailed from error

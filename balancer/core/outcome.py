@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import attrs
 
@@ -220,11 +220,10 @@ class LimitSeen:
     period: float | None = None
 
 
-@attrs.frozen
-class Evidence:
+class Evidence(NamedTuple):
     """What the end of one attempt tells about its account.
 
-    Args:
+    Attributes:
         outcome: the class of the end; its `scope` says about whom, its `until` when again.
         usage: what was really taken; `None` if the answer did not say, then the reservation stands.
         limits: the limits that the response's headers showed.
