@@ -203,8 +203,11 @@ class BalancerConfig:
         document = read_toml(path)
         accounts = _account_tables(document.get("accounts"))
         for account in accounts.values():
-            if isinstance(key_file := account.get("key_file"), str) and key_file:
-                account["key_file"] = str(Path(path).parent / key_file)
+            key_file = account.get("key_file")
+            if isinstance(key_file, list):
+                account["key_file"] = [_beside(path, one) for one in items_of(cast("object", key_file))]
+            elif key_file is not None:
+                account["key_file"] = _beside(path, key_file)
         try:
             config = cls.parse(document, where=str(path))
         except ConfigError as error:
@@ -215,7 +218,8 @@ class BalancerConfig:
             raise ConfigError([*error.faults, *missing]) from None
         for place, account in enumerate(config.accounts):
             if account.key is not None and account.provider != "mock":  # the key of a mock backend opens nothing
-                text = f'{path}: accounts[{place}] ("{account.name}") holds its key in the file; use key_env or key_file'
+                keys = "keys" if len(account.keys) > 1 else "key"
+                text = f'{path}: accounts[{place}] ("{account.name}") holds its {keys} in the file; use key_env or key_file'
                 warnings.warn(text, LiteralKeyWarning, stacklevel=2)
         return resolve_keys(config, os.environ)
 
@@ -245,7 +249,7 @@ _SCALARS = tuple(field.name for field in attrs.fields(BalancerConfig) if field.n
 
 
 def resolve_keys(config: BalancerConfig, environ: Mapping[str, str]) -> BalancerConfig:
-    """The same configuration with every `key_env` and `key_file` replaced by the key it names.
+    """The same configuration with every `key_env` and `key_file` replaced by the key, or the keys, that it names.
 
     Raises:
         ConfigError: with every variable that is missing and every file that cannot be read.
@@ -265,6 +269,11 @@ def _unknown_table(key: object) -> Fault:
     if key in _SCALARS:
         return Fault(step(key), "unknown key", f"balancer.{key}: it belongs into the table [balancer]")
     return unknown_key(key, ("balancer", *_TABLES))
+
+
+def _beside(path: str | os.PathLike[str], key_file: object) -> object:
+    """A file's name as seen from the file at `path`; what names no file is a fault, told elsewhere."""
+    return str(Path(path).parent / key_file) if isinstance(key_file, str) and key_file else key_file
 
 
 def _account_tables(accounts: object) -> dict[int, dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from balancer.core.secret import Secret
-from balancer.core.setting import shown
+from balancer.core.setting import each, shown
 from balancer.errors import ConfigError, Fault
 from balancer.structuring import VARIABLE, items_of, step
 
@@ -21,16 +21,37 @@ MAX_KEY = 1 << 14
 MAX_DEPTH = 32
 
 
-def read_key(key_env: object, key_file: object, environ: Mapping[str, str]) -> Secret | None:
-    """The key that a variable or a file holds. What names neither is a fault of the field, told elsewhere: `None`."""
-    if isinstance(key_env, str) and VARIABLE.fullmatch(key_env):
-        field, source, text = "key_env", f"the variable {key_env}", environ.get(key_env)
-        problem = "is not set"
-    elif isinstance(key_file, str) and key_file:
-        field, source = "key_file", f"the file {shown(key_file)}"
-        text, problem = _text_of(key_file)
-    else:
-        return None
+def read_key(key_env: object, key_file: object, environ: Mapping[str, str]) -> Secret | tuple[Secret, ...] | None:
+    """The key that a variable or a file holds, or those that several hold. What names neither is a fault of the field, told
+    elsewhere: `None`."""
+    field, given = ("key_file", key_file) if key_env is None else ("key_env", key_env)
+
+    def read(one: object) -> Secret | None:
+        return _from_variable(one, environ) if field == "key_env" else _from_file(one)
+
+    try:
+        if not isinstance(given, list | tuple):
+            return read(given)
+        return tuple(key for key in each(items_of(cast("object", given)), read) if key is not None) or None
+    except ConfigError as error:
+        raise ConfigError(fault.below(field) for fault in error.faults) from None
+
+
+def _from_variable(name: object, environ: Mapping[str, str]) -> Secret | None:
+    if isinstance(name, str) and VARIABLE.fullmatch(name):
+        return _key_of(environ.get(name), f"the variable {name}", "is not set")
+    return None
+
+
+def _from_file(name: object) -> Secret | None:
+    if isinstance(name, str) and name:
+        text, problem = _text_of(name)
+        return _key_of(text, f"the file {shown(name)}", problem)
+    return None
+
+
+def _key_of(text: str | None, source: str, problem: str) -> Secret:
+    """The key in a text, white space around it is no part of it; without a text, `problem` says why there is none."""
     text = None if text is None else text.strip()
     if text == "":
         problem = "is empty"
@@ -38,7 +59,7 @@ def read_key(key_env: object, key_file: object, environ: Mapping[str, str]) -> S
         problem = "holds a line break, another character that cannot be sent, or too much"
     elif text is not None:
         return Secret(text)
-    raise ConfigError([Fault(field, f"{source} {problem}", "one that holds the key alone")])
+    raise ConfigError([Fault("", f"{source} {problem}", "one that holds the key alone")])
 
 
 def _text_of(key_file: str) -> tuple[str | None, str]:

@@ -19,8 +19,8 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from balancer.core.limits import Limits
-from balancer.core.setting import RANGE, Range, shown
-from balancer.core.settings import Account, Pool
+from balancer.core.setting import RANGE, Range, each, shown
+from balancer.core.settings import Account, Pool, read_secret
 from balancer.errors import ConfigError, Fault
 from balancer.providers.provider import PROVIDERS
 
@@ -126,9 +126,7 @@ def check_field(field: attrs.Attribute[Any], given: object) -> None:
     """Hold one value against its field. Raises `ConfigError` that names the field."""
     allowed: Range | None = field.metadata.get(RANGE)
     if allowed is not None and not allowed.admits(given):
-        # A credential written where its variable's name belongs is the commonest slip: never shown.
-        text = kind_of(given) if field.name in ("key_env", "key_file") else told(given)
-        raise ConfigError([Fault(field.name, text, allowed.allowed)])
+        raise ConfigError([Fault(field.name, told(given), allowed.allowed)])
 
 
 def _strict(cls: type[Any], converter: cattrs.Converter) -> Any:
@@ -233,16 +231,31 @@ def _host(given: str) -> None:
 def _key(given: object) -> None:
     if isinstance(given, str) and given != given.strip():
         raise ConfigError([Fault("", "a value with space around it, or nothing but space", "the key alone")])
+    read_secret(given)
 
 
-def _key_file(given: str) -> None:
-    if not given:
-        raise ConfigError([Fault("", shown(given), "the path of a file")])
+def _key_file(given: object) -> None:
+    if not (isinstance(given, str) and given):
+        raise ConfigError([Fault("", shown(given) if given == "" else kind_of(given), "the path of a file")])
 
 
-def _key_env(given: str) -> None:
-    if not VARIABLE.fullmatch(given):
-        raise ConfigError([Fault("", "a text that names no variable", "the name of an environment variable")])
+def _key_env(given: object) -> None:
+    # A credential written where its variable's name belongs is the commonest slip: never shown.
+    if not (isinstance(given, str) and VARIABLE.fullmatch(given)):
+        text = "a text that names no variable" if isinstance(given, str) else kind_of(given)
+        raise ConfigError([Fault("", text, "the name of an environment variable")])
+
+
+def _or_several(check: Callable[[object], None]) -> Callable[[object], None]:
+    """The check of a field that holds one or a list."""
+
+    def check_all(given: object) -> None:
+        if isinstance(given, list | tuple):
+            each(items_of(cast("object", given)), check)
+        else:
+            check(given)
+
+    return check_all
 
 
 def _headers(given: object) -> None:
@@ -328,9 +341,9 @@ _CHECKS: Mapping[tuple[type[Any], str], Callable[[Any], object]] = {
     (Account, "provider"): _provider,
     (Account, "base_url"): _base_url,
     (Account, "host"): _host,
-    (Account, "key"): _key,
-    (Account, "key_env"): _key_env,
-    (Account, "key_file"): _key_file,
+    (Account, "key"): _or_several(_key),
+    (Account, "key_env"): _or_several(_key_env),
+    (Account, "key_file"): _or_several(_key_file),
     (Account, "models"): _models,
     (Account, "headers"): _headers,
     (Account, "params"): _params,

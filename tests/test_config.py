@@ -344,6 +344,51 @@ def test_literal_key_in_a_file(tmp_path):
     assert warning.filename == __file__
 
 
+def test_several_keys_of_one_account(tmp_path, monkeypatch):
+    """Variables, files beside the file, and keys in the file itself, which are warned about once."""
+    path = tmp_path / "keys.toml"
+    path.write_text(
+        f"""
+        [[accounts]]
+        name = "a"
+        key_env = ["K1", "K2"]
+        [[accounts]]
+        name = "b"
+        key_file = ["1.key", "2.key"]
+        [[accounts]]
+        name = "c"
+        key = ["{KEY}", "other"]
+        """
+    )
+    (tmp_path / "1.key").write_text("1\n")
+    (tmp_path / "2.key").write_text("2\n")
+    monkeypatch.setenv("K1", "1")
+    monkeypatch.setenv("K2", "2")
+    with pytest.warns(LiteralKeyWarning) as caught:
+        config = BalancerConfig.load(path)
+    first, second, third = config.accounts
+    assert first.keys == second.keys == (Secret("1"), Secret("2"))
+    assert third.keys == (Secret(KEY), Secret("other"))
+    (warning,) = caught
+    assert 'accounts[2] ("c") holds its keys in the file' in str(warning.message)
+    assert KEY not in str(warning.message) + repr(config)
+    assert resolve_keys(config, {}) == config
+
+
+def test_every_missing_key_of_a_list_is_named(tmp_path):
+    """With its place, beside the other faults of the file."""
+    path = tmp_path / "keys.toml"
+    path.write_text('[[accounts]]\nname = "a"\nweight = -1\nkey_file = ["nowhere", "", "here"]\n')
+    (tmp_path / "here").write_text(KEY)
+    with pytest.raises(ConfigError) as caught:
+        BalancerConfig.load(path)
+    assert [fault.path for fault in caught.value.faults] == [
+        "accounts[0].key_file[1]",
+        "accounts[0].weight",
+        "accounts[0].key_file[0]",
+    ]
+
+
 @pytest.mark.parametrize("given_", ["nowhere.toml", "nul\0", Path("/"), "", None, 3, b"x", ["a"], object()])
 def test_no_configuration(given_, tmp_path, monkeypatch):
     """What is no configuration, mapping or readable file is a fault."""
@@ -400,7 +445,7 @@ def test_nothing_but_config_error_leaves(document):
 
 
 @settings(max_examples=100, deadline=None)
-@given(wrong=values, field=st.sampled_from(["key", "headers", "params", "key_env", "mock"]))
+@given(wrong=values, field=st.sampled_from(["key", "headers", "params", "key_env", "key_file", "mock"]))
 def test_what_holds_keys_is_never_echoed(wrong, field):
     """Whatever stands where keys do, a fault does not repeat it."""
     marked = {"x": KEY, KEY: wrong} if field == "mock" else [wrong, KEY]

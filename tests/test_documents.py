@@ -66,6 +66,26 @@ def test_key_is_read(tmp_path):
     assert read_key(None, None, {}) is None
 
 
+def test_keys_are_read(tmp_path):
+    """A list of variables or files gives their keys in its order."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("1\n")
+    second.write_text("2\n")
+    keys = (Secret("1"), Secret("2"))
+    assert read_key(None, [str(first), str(second)], {}) == read_key(["A", "B"], None, {"B": "2", "A": "1"}) == keys
+
+
+def test_every_key_of_a_list_that_cannot_be_read():
+    """Each is named with its place; what names no variable is told elsewhere."""
+    with pytest.raises(ConfigError) as caught:
+        read_key(["A", "B", KEY, "C", 3], None, {"B": KEY, "C": " "})
+    assert [str(fault) for fault in caught.value.faults] == [
+        "key_env[0]: the variable A is not set; allowed: one that holds the key alone",
+        "key_env[3]: the variable C is empty; allowed: one that holds the key alone",
+    ]
+    assert read_key([KEY, 3], None, {}) is None
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

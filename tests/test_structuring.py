@@ -49,12 +49,19 @@ BAD_ACCOUNTS = [
     (account(host="a b"), "host: 'a b'; allowed: a host name"),
     (account(key=f"{KEY}\n{KEY}"), "key: a value that cannot be sent; allowed"),
     (account(key=KEY + " "), "key: a value with space around it"),
-    (account(key=[KEY]), "key: a value that cannot be sent; allowed"),
+    (account(key=[KEY, KEY + "\n"]), "key[1]: a value with space around it"),
+    (account(key=["k", [KEY]]), "key[1]: a value that cannot be sent; allowed"),
+    (account(key=[]), "key: an empty list; allowed: at least one"),
     (account(key=KEY, key_env="A"), "key_env: key and key_env together; allowed: only one of key, key_env, key_file"),
     (account(key_env="A", key_file="a"), "key_file: key_env and key_file together; allowed"),
     (account(key_env=KEY), "key_env: a text that names no variable; allowed"),
-    (account(key_env=[KEY]), "key_env: a list; allowed: a text"),
+    (account(key_env={KEY: KEY}), "key_env: a table; allowed: the name of an environment variable"),
+    (account(key_env=["A", KEY]), "key_env[1]: a text that names no variable; allowed"),
+    (account(key_env=["A", 3]), "key_env[1]: a number; allowed: the name of an environment variable"),
+    (account(key_env=[]), "key_env: an empty list; allowed"),
     (account(key_file=""), "key_file: ''; allowed: the path of a file"),
+    (account(key_file=["a", ""]), "key_file[1]: ''; allowed: the path of a file"),
+    (account(key=[KEY], key_env=["A"]), "key_env: key and key_env together; allowed: only one of key, key_env, key_file"),
     (account(models=["m", 3]), "models[1]: 3; allowed: the name of a model"),
     (account(models={"m": "m", "key": [KEY]}), "models.key: a list; allowed: the name of a model"),
     (account(models="gpt"), "models: 'gpt'; allowed: a list of model names"),
@@ -109,6 +116,13 @@ def test_every_fault_of_a_table():
         "key_env",
         "base_url",
     ]
+
+
+def test_every_fault_of_a_list_of_keys():
+    """One error lists them all, each at its place."""
+    with pytest.raises(ConfigError) as caught:
+        structure(Account, {"name": "a", "key": [" ", "good", "k\u00e9", 3]})
+    assert [fault.path for fault in caught.value.faults] == ["key[0]", "key[2]", "key[3]"]
 
 
 def test_objects_are_checked_too():

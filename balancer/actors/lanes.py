@@ -59,6 +59,8 @@ class Level:
     ends: Ordered[tuple[float, int]] = attrs.field(factory=Ordered[tuple[float, int]], init=False)
     most: Amounts = (0, 0, 0, 0, 0)
     """No ticket that has waited here since it was empty demands more of anything."""
+    largest: float = 0.0
+    """Nor counts for more in its tenant's share."""
 
 
 @attrs.define(eq=False)

@@ -77,7 +77,7 @@ class Lease:
     @property
     def credential(self) -> Secret:
         """What to authenticate with; empty where the account has none."""
-        return self.account.key or NO_CREDENTIAL
+        return self._admission.credential or NO_CREDENTIAL
 
     @property
     def call(self) -> Call:
@@ -101,9 +101,9 @@ class Lease:
 
     def observe(self, limits: tuple[LimitSeen, ...]) -> None:
         """The answer has begun and shows these limits."""
-        self._first_byte_at = trio.current_time()
+        self._first_byte_at = now = trio.current_time()
         if not self.settled:
-            self._supervisor.observe(self, limits)
+            self._supervisor.observe(self, limits, now)
 
     def settle(self, outcome: Outcome, *, usage: Usage | None = None, limits: tuple[LimitSeen, ...] = ()) -> None:
         """End it. Only the first end counts; never raises."""

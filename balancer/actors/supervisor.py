@@ -26,12 +26,10 @@ from balancer.core.decision import AttemptRecord, Scan
 from balancer.core.health import HealthSettings
 from balancer.core.limits import Counting, Presets
 from balancer.core.line import Line
-from balancer.core.outcome import Billing, Evidence, LimitSeen, Unauthorized
+from balancer.core.outcome import Billing, Evidence, LimitSeen
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import BalancerError
-
-_DISABLING = Unauthorized | Billing
 
 
 class Link(Protocol):
@@ -125,8 +123,7 @@ class Supervisor:
     def try_lease(self, ticket: Ticket, now: float, scan: Scan) -> Lease | None:
         """A lease for the ticket, or `None`: the ledger decides, the snapshot only advised. Never raises."""
         try:
-            call, model = ticket.call, ticket.model
-            admission = self._state.admit(model, self._state.demand(call, model), now, call.demand if call.estimated else None)
+            admission = self._state.admit_call(ticket.call, ticket.model, now)
         except Exception as error:
             self._failed(error)
             return None
@@ -143,10 +140,10 @@ class Supervisor:
         """The attempt's first byte goes out only now."""
         self._state.written(lease.admission, trio.current_time())
 
-    def observe(self, lease: Lease, limits: tuple[LimitSeen, ...]) -> None:
+    def observe(self, lease: Lease, limits: tuple[LimitSeen, ...], now: float) -> None:
         """The attempt's answer has begun."""
         try:
-            if self._state.observe(lease.admission, limits, trio.current_time()):
+            if self._state.observe(lease.admission, limits, now):
                 self.ring()
         except Exception as error:
             self._failed(error)
@@ -154,10 +151,15 @@ class Supervisor:
     def settle(self, lease: Lease, evidence: Evidence, now: float, latency: float) -> None:
         """The attempt has ended. Never raises."""
         del self._leases[lease]
+        state = self._state
         try:
-            before = self._state.health.state
-            self._state.settle(lease.admission, evidence, now, self.rng, latency=latency)
-            if self._state.health.state is not before or isinstance(evidence.outcome, _DISABLING):
+            health, usable = state.health.state, state.usable
+            state.settle(lease.admission, evidence, now, self.rng, latency=latency)
+            if state.usable is not usable and len(state.account.keys) > 1:
+                place = state.account.keys.index(lease.credential)
+                logs.warning("balancer.credential_disabled", account=self.name, place=place, left=len(state.usable))
+            disabled = isinstance(evidence.outcome, Billing) or (state.usable is not usable and not state.usable)
+            if state.health.state is not health or disabled:
                 self._log_transition(now)
         except Exception as error:
             self._failed(error)

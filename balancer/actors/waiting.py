@@ -78,6 +78,7 @@ class WaitingTickets:
         level.ends.add(entry[:2])
         amounts = amounts_of(call.demand)
         level.most = tuple(map(max, level.most, amounts))
+        level.largest = max(level.largest, amount_of(call.demand))
         lane.widen(amounts)
         if ticket.give_up_at < ticket.deadline:  # at its deadline the caller's own cancel withdraws it
             self._ends.add(entry)
@@ -176,12 +177,24 @@ class WaitingTickets:
                 heapq.heappop(heads)
             elif head[0] != rank:
                 heapq.heapreplace(heads, (head[0], number, walk))
+            elif walk.lane.blocked and not self._may_pass(head[1], walk.lane):
+                walk.lane.cut = True
+                walk.take(stays=True)
             else:
                 ticket = head[1]
                 yield walk.lane, ticket
                 if ticket.waiting:
                     walk.lane.block(ticket.call.demand)
                 walk.take(stays=ticket.waiting)
+
+    def _may_pass(self, ticket: Ticket, lane: Lane) -> bool:
+        """Whether a ticket may be placed before the blocked first one of its lane: its tenant may lead by one largest demand. So over
+        any span in which two tenants wait, what they are served differs by no more than two."""
+        first, backlog = self._backlog(lane.first()), self._backlog(ticket)
+        if first.tenant is backlog.tenant or first.level is not backlog.level:
+            return True
+        served = backlog.tenant.counter + amount_of(ticket.call.demand) / backlog.tenant.weight
+        return served <= first.tenant.counter + backlog.level.largest / max(first.tenant.weight, backlog.tenant.weight)
 
     def certainly_before(self, ticket: Ticket) -> int:
         """How many tickets of its lane go before this one whatever happens, unless their callers withdraw them.

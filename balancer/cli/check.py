@@ -91,7 +91,7 @@ def _account(account: Account, table: Mapping[str, Any], mocks: Mapping[str, Moc
     provider = get_provider(mock.speaks if mock else account.provider)
     sources = [{"source": name, "name": table[name]} for name in ("key_env", "key_file") if table.get(name) is not None]
     if account.key is not None and not sources:
-        sources = [{"source": "key", "name": None}]
+        sources = [{"source": "key", "name": [None for _ in account.keys] if len(account.keys) > 1 else None}]
     return {
         "name": account.name,
         "provider": account.provider,
@@ -191,13 +191,9 @@ def _key(account: Mapping[str, Any]) -> str:
     key = account["key"]
     if key is None:
         return "made up" if account["provider"] == "mock" else "none"
-    match key["source"]:
-        case "key_env":
-            return f"variable {key['name']}"
-        case "key_file":
-            return f"file {key['name']}"
-        case _:
-            return "in this file"
+    names = key["name"] if isinstance(key["name"], list) else [key["name"]]
+    kinds = {"key_env": "variable {}", "key_file": "file {}", "key": "in this file"}
+    return "\n".join(kinds[key["source"]].format(name) for name in names)
 
 
 def _route(route: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def in_turn(config: BalancerConfig, client: httpx.AsyncClient) -> Serve:
         for _ in range(TRIES):
             account = able[next(turns) % len(able)]
             name = account.model_name(kind.model) or kind.model
-            secret = account.key.reveal() if account.key else ""
+            secret = account.keys[0].reveal() if account.keys else ""
             header, value = get_provider(account.provider).credential_header(secret, account.auth)
             try:
                 response = await client.post(

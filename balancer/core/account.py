@@ -6,6 +6,7 @@ refusal cools, a failure counts in health, the caller's own fault and a withdraw
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,9 @@ from balancer.core.snapshot import AccountSnapshot, pause_covers
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
+
+    from balancer.core.secret import Secret
 
 COLD_LIMIT = 5
 """Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
@@ -58,13 +61,14 @@ _ANSWERS = Served | CallerFault | Refusal  # made once: this is looked at after 
 
 @attrs.define(eq=False)
 class Admission:
-    """What one attempt holds of an account: its reservation, for which model, whether it is the probe, since when; and the first
-    estimate of what it takes, if it is one."""
+    """What one attempt holds of an account: its reservation, for which model, whether it is the probe, since when, with which
+    credential, if the account has any; and the first estimate of what it takes, if it is one."""
 
     reservation: Reservation
     model: str | None
     probe: bool
     began_at: float
+    credential: Secret | None
     first: Demand | None = None
 
 
@@ -80,6 +84,9 @@ class AccountState:
         presets: how the provider counts.
         shared: the lines of the limits that it shares with other accounts.
         anchor: some trio time and the epoch seconds at it, for days and months.
+
+    Attributes:
+        usable: its credentials that are not disabled; `None` stands for doing without one. Replaced whole.
     """
 
     account: Account
@@ -97,6 +104,8 @@ class AccountState:
     served: int = attrs.field(default=0, init=False)
     refused: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
+    usable: tuple[Secret | None, ...] = attrs.field(init=False)
+    _turns: Iterator[Secret | None] = attrs.field(init=False)
     _estimators: Estimators = attrs.field(factory=Estimators, init=False)
     _answered: bool = attrs.field(default=False, init=False)
     _backoffs: int = attrs.field(default=0, init=False)  # in a row
@@ -110,6 +119,13 @@ class AccountState:
             self.account.limits, self.presets, shared=self.shared, anchor=self.anchor, mirrored=self.shows_limits
         )
         self.health = HealthState(self.health_settings)
+        self._use(self.account.keys or (None,))
+
+    def _use(self, credentials: tuple[Secret | None, ...]) -> None:
+        """From now on attempts take turns among these; with none left they are not asked for, the account is disabled."""
+        self.usable = credentials
+        if credentials:
+            self._turns = itertools.cycle(credentials)
 
     def snapshot(self, now: float) -> AccountSnapshot:
         """The current view; the same object while nothing has changed."""
@@ -130,6 +146,12 @@ class AccountState:
             return call.demand
         return self.ledger.fitting(self._estimators.demand(model, call.demand), model)
 
+    def admit_call(self, call: Call, model: str | None, now: float) -> Admission | None:
+        """`admit` for a call, with what it is expected to take here."""
+        if not (call.estimated and self.ledger.counts_tokens):
+            return self.admit(model, call.demand, now)
+        return self.admit(model, self.demand(call, model), now, call.demand)
+
     def admit(self, model: str | None, demand: Demand, now: float, first: Demand | None = None) -> Admission | None:
         """Reserve for one attempt, or `None` if the quota does not admit it now. That nothing else forbids it the caller has read
         from a snapshot that holds. `first`: the estimate that `demand` was made of, to learn from."""
@@ -139,7 +161,7 @@ class AccountState:
         reservation = self.ledger.reserve(demand, now, model)
         self.in_flight += 1
         self._snapshot = None
-        return Admission(reservation, model, probe, now, first)
+        return Admission(reservation, model, probe, now, next(self._turns), first)
 
     def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
         """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited. With `after`, as if
@@ -189,15 +211,10 @@ class AccountState:
         self.in_flight -= 1
         self._snapshot = None
         outcome = evidence.outcome
+        if isinstance(outcome, Served):
+            self._serve(admission, evidence, now, latency)
+            return
         match outcome:
-            case Served():
-                self.served += 1
-                self._backoffs = 0
-                self.ledger.served(admission.reservation, now)
-                if admission.first is not None and evidence.usage is not None:
-                    self._estimators.learn(admission.model, admission.first, evidence.usage)
-                self.health.succeeded(now, probe=admission.probe)
-                self.load.sample(latency, now)
             case Faulted() | TimedOut() | Truncated():
                 self.failed += 1
                 self.health.failed(now, describe(outcome), rng, probe=admission.probe)
@@ -214,6 +231,20 @@ class AccountState:
         if isinstance(outcome, Refusal):
             self._cool(outcome, admission, now, rng)
 
+    def _serve(self, admission: Admission, evidence: Evidence, now: float, latency: float) -> None:
+        """The end that nearly every attempt has."""
+        reservation, usage = admission.reservation, evidence.usage
+        self.served += 1
+        self._backoffs = 0
+        self.health.succeeded(now, probe=admission.probe)
+        self.load.sample(latency, now)
+        self.ledger.served(reservation, now)
+        self.ledger.settle(reservation, usage, now)
+        if admission.first is not None and usage is not None:
+            self._estimators.learn(admission.model, admission.first, usage)
+        if evidence.limits or not self._answered:
+            self.observe(admission, evidence.limits, now)
+
     def restore(self, admissions: Collection[Admission], now: float) -> None:
         """After a failure of ours: these attempts are out and no other. A reservation that lost its end counts as estimated."""
         self.in_flight = len(admissions)
@@ -227,8 +258,6 @@ class AccountState:
 
     def _end_reservation(self, reservation: Reservation, evidence: Evidence, now: float) -> None:
         match evidence.outcome:
-            case Served():
-                self.ledger.settle(reservation, evidence.usage, now)
             case Faulted(sent=False) | TimedOut(sent=False) | Withdrawn(sent=False):
                 self.ledger.refund(reservation, now)
             case outcome if isinstance(outcome, Refusal):
@@ -263,7 +292,10 @@ class AccountState:
             case Billing(until=until):
                 add(Pause(self._start(until, admission, now, rng), "billing"))
             case Unauthorized():
-                add(Pause(math.inf, "unauthorized"))
+                if admission.credential in self.usable:  # else it is disabled already, or no longer configured
+                    self._use(tuple(credential for credential in self.usable if credential != admission.credential))
+                if not self.usable:
+                    add(Pause(math.inf, "unauthorized"))
             case ModelMissing() if model is not None:
                 add(Pause(math.inf, "model missing", model))
             case _:
@@ -287,7 +319,8 @@ class AccountState:
     def change(self, account: Account, health_settings: HealthSettings, now: float, shared: Sequence[Line] = ()) -> None:
         """New settings; what was learned and what is in flight is kept, pauses that waited for an operator are lifted."""
         self.cooldowns.reopen()
-        if account.key != self.account.key or account.base_url != self.account.base_url:
+        self._use(account.keys or (None,))
+        if account.keys != self.account.keys or account.base_url != self.account.base_url:
             self.cooldowns.clear()
         self.account = account
         self.health_settings = self.health.settings = health_settings

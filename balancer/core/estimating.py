@@ -29,7 +29,8 @@ KEPT_RATIO = 0.98
 LONGEST_ANSWER = 100_000
 """Tokens of the longest answer that is believed where the request sets no bound: no report of a usage is to close an account."""
 
-LEAST_WEIGHT = 1 / 64
+MOST_SAMPLES = 64
+LEAST_WEIGHT = 1 / MOST_SAMPLES
 """Weight of one more ratio of truth to estimate, once there are as many."""
 
 KNOWN = 8
@@ -47,7 +48,7 @@ class EstimateError:
     """How far truths lie from their estimates, as decayed mean and deviation of truth / estimate.
 
     Attributes:
-        samples: ratios seen.
+        samples: ratios seen, as far as `MOST_SAMPLES`.
         bias: their mean; 1 without any.
         spread: their standard deviation; 0 without any.
     """
@@ -58,11 +59,16 @@ class EstimateError:
 
     def add(self, estimate: float, truth: float) -> None:
         """An attempt took `truth` where `estimate`, > 0, was reserved."""
-        self.samples = samples = self.samples + 1
-        weight = LEAST_WEIGHT if samples > 64 else 1.0 / samples
-        off = min(truth / estimate, MOST_OFF) - self.bias
-        self.bias += weight * off
-        self._variance = (1.0 - weight) * (self._variance + weight * off * off)
+        weight = LEAST_WEIGHT
+        if self.samples < MOST_SAMPLES:
+            self.samples += 1
+            weight = 1.0 / self.samples
+        off = truth / estimate - self.bias
+        if off > MOST_OFF:  # noqa: PLR1730 - asked at every end, and a call of `min` costs as much as the rest
+            off = MOST_OFF
+        change = weight * off
+        self.bias += change
+        self._variance = (1.0 - weight) * (self._variance + change * off)
 
     @property
     def spread(self) -> float:

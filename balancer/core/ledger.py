@@ -37,7 +37,7 @@ MOST_AMOUNT = 1e15
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
 
-SURPRISES = 4
+SURPRISES = 8
 """Refusals within one period of a rate after which it is not believed alone."""
 
 REFUSALS = "refusals"
@@ -208,7 +208,7 @@ class Ledger:
 
     def reserve(self, demand: Demand, now: float, model: str | None = None) -> Reservation:
         """Charge every rate of the model; the caller has found that they admit it."""
-        lines = self._lines_for(model)
+        lines = self._lines if self._by_model is None else self._lines_for(model)
         reservation = Reservation(demand, model, now, lines)
         amounts, marks = reservation.amounts, reservation.marks
         for line in lines:
@@ -338,7 +338,7 @@ class Ledger:
             return self._pace(reservation, dimension or "requests", now)
         for line in lines:
             line.refused(reservation.sent(line), now if until is None else until, now)
-            if line.surprised(now) >= SURPRISES:
+            if line.surprised(reservation.at, now) >= SURPRISES:
                 self._pace(reservation, line.dimension, now)
         return True
 
@@ -409,7 +409,7 @@ class Ledger:
             if before.take_over(line, now):
                 return before
             self._seed(line, now)
-            used = before.counter.burst - room(before.counter, now)
+            used = min(before.counter.burst - room(before.counter, now), line.counter.burst)
             missing = used - (line.counter.burst - room(line.counter, now))
             if missing > 0.0:
                 line.counter.charge(missing, now)
@@ -454,10 +454,11 @@ class Ledger:
             learning.known_period = seen.period
         if seen.remaining is not None:
             learning.shown(seen.remaining)
-        if refused_for is not None and seen.reset_after is not None:
+        if refused_for is not None and seen.reset_after is not None and seen.remaining is not None:
             amount = getattr(reservation.demand, seen.dimension)
-            ours = sum(getattr(one.usage or one.demand, seen.dimension) for one in (*self._recent, *self._open))
-            if amount and (ours if line is None else line.counter.burst - room(line.counter, now)) < 0.5 * learning.limit:
+            known = (*self._recent, *self._open) if line is None else ()
+            ours = sum(getattr(one.usage or one.demand, seen.dimension) for one in known) if line is None else line.ours(now)
+            if seen.remaining < amount and ours < 0.5 * learning.limit:
                 learning.refused(amount, refused_for, float(seen.reset_after))
         if seen.remaining is not None and seen.reset_after is not None:
             used = learning.limit - seen.remaining

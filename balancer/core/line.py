@@ -183,7 +183,7 @@ class Line:
         """When `amount` fits: `now` if at once or once an attempt has ended, `inf` if it is more than ever fits. With `before`, as if
         so much were booked now, before it."""
         counter = self.counter
-        if amount > counter.burst:
+        if amount > counter.burst and not self.learned:  # what was learned may be wrong: then it goes when nothing is in use
             return math.inf
         amount = min(amount + self._kept_back(amount), counter.burst)
         return counter.behind(before, amount, now) if before else counter.earliest(amount, now)
@@ -191,6 +191,8 @@ class Line:
     def admits(self, amount: float, now: float) -> bool:
         """Whether `amount` fits now, beside what attempts in flight may still turn out to take."""
         counter = self.counter
+        if self.learned:
+            amount = min(amount, counter.burst)
         if self.error is None:
             return counter.earliest(amount, now) <= now
         needed = amount + self._kept_back(amount)
@@ -214,12 +216,12 @@ class Line:
 
     def book(self, amount: float, now: float) -> Any:
         """Charge what a reservation demands, or hold it until the end; returns its mark."""
-        counter = self.counter
         if self.error is not None:
             self._squares += amount * amount
             if self._produced:
                 self._pending += amount
                 return HELD
+        counter = self.counter
         mark = counter.charge(amount, now)
         if self._evidence:
             self._before[counter.charges] = self._charged, self._reserved()
@@ -333,11 +335,13 @@ class Line:
         if by > 0.0:
             self._lower(by, now)
 
-    def surprised(self, now: float) -> int:
-        """One more refusal over this rate; returns how many there were within a period."""
+    def surprised(self, sent_at: float, now: float) -> int:
+        """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
+        that were out together are one."""
         surprises = self._surprises
-        surprises.append(now)
-        while surprises[0] <= now - self.counter.period:
+        if not surprises or sent_at >= surprises[-1]:
+            surprises.append(now)
+        while surprises and surprises[0] <= now - self.counter.period:
             surprises.popleft()
         return len(surprises)
 
@@ -349,6 +353,10 @@ class Line:
         if len(self._evidence) > MOST_EVIDENCE:
             _, forgotten = self._evidence.pop(0)
             self.counter.open = max(0.0, self.counter.open - forgotten)
+
+    def ours(self, now: float) -> float:
+        """Units in use that this balancer took."""
+        return self.counter.burst - room(self.counter, now) - self._foreign()
 
     def _foreign(self) -> float:
         return sum(by for _, by in self._evidence)

@@ -47,11 +47,14 @@ WHOLE = 1e-6
 class Minima:
     """The least of the values pushed since any earlier push: a stack in which numbers and values both rise."""
 
+    last: int = attrs.field(init=False, default=0)
+    """The number of the last push; 0 without one."""
     _numbers: list[int] = attrs.field(init=False, factory=list[int])
     _values: list[float] = attrs.field(init=False, factory=list[float])
 
     def push(self, number: int, value: float) -> None:
-        """Add a value under a number greater than all before it."""
+        """Add a value under a number greater than all before it, and than 0."""
+        self.last = number
         numbers, values = self._numbers, self._values
         if values and values[-1] >= value:
             while len(values) > 1 and values[-2] >= value:
@@ -207,11 +210,17 @@ class Bucket:
         if backlog < self.open * unit:  # else nothing that is still open can be worth less than it was
             self._found.push(number, backlog / unit)
         if self.mirrored:
-            self.lows.push(number, self.burst - min(full_at - self._busy_since, full_at + self._late_for - now) / unit)
+            since = now - self._late_for
+            if since < self._busy_since:  # noqa: PLR1730 - asked of every charge, and a call of `max` costs as much as the rest
+                since = self._busy_since
+            self.lows.push(number, self.burst - (full_at - since) / unit)
         return number
 
     def take_back(self, mark: int, amount: float) -> None:
         """Undo `amount` of a charge: worth no more than the least backlog that any later charge found."""
+        if self._found.last <= mark:
+            self._full_at -= amount * self._unit
+            return
         worth = min(amount, self._found.after(mark))
         if worth > 0.0:
             self._full_at -= worth * self._unit
@@ -250,7 +259,6 @@ class Entry:
 
     at: float
     amount: float
-    begun_at: float
     counted: bool = True
 
 
@@ -275,6 +283,8 @@ class SlidingWindow:
     mirrored: bool = attrs.field(init=False, default=False)
     lows: Minima = attrs.field(init=False, factory=Minima)
     _used: float = attrs.field(init=False, default=0.0)
+    _begun_at: float = attrs.field(init=False, default=0.0)
+    """When the last entry was begun."""
     _log: deque[Entry] = attrs.field(init=False, factory=deque[Entry])
     _past: deque[Entry] = attrs.field(init=False)
 
@@ -309,18 +319,20 @@ class SlidingWindow:
 
     def charge(self, amount: float, now: float) -> Mark:
         """Take `amount`, whether it fits or not; returns its mark."""
-        self._forget(now)
+        log = self._log
+        if log and log[0].at + (self.period + self.margin) <= now:
+            self._forget(now)
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
             self.lows.push(number, self.limit - self._used)
-        log = self._log
-        if log and now - log[-1].begun_at < self.period / GRANULES:
+        if log and now - self._begun_at < self.period / GRANULES:
             entry = log[-1]
             entry.at = max(entry.at, now)
             entry.amount += amount
         else:
-            entry = Entry(now, amount, now)
+            self._begun_at = now
+            entry = Entry(now, amount)
             log.append(entry)
         return entry, number
 

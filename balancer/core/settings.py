@@ -157,9 +157,7 @@ class Account:
     provider: str = setting("openai", kind=str)
     base_url: str | None = setting(None, kind=str, optional=True)
     key: Secret | tuple[Secret, ...] | None = attrs.field(default=None, converter=_under("key", _one_or_several(read_secret)))
-    key_env: str | tuple[str, ...] | None = attrs.field(
-        default=None, converter=_under("key_env", _one_or_several(_source)), repr=False
-    )
+    key_env: str | tuple[str, ...] | None = attrs.field(default=None, converter=_under("key_env", _one_or_several(_source)))
     key_file: str | tuple[str, ...] | None = attrs.field(default=None, converter=_under("key_file", _one_or_several(_source)))
     models: Mapping[str, str] | None = attrs.field(hash=False, default=None, converter=_under("models", _names))
     weight: float = setting(1.0, kind=float, low=0.0, high=1e9)

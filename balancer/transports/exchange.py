@@ -25,7 +25,7 @@ from balancer.transports.body import EndMarkMissing, HeldBody
 from balancer.transports.connections import StaleConnection, outcome_of
 from balancer.transports.decoding import Decoder, DecodingError, decoder
 from balancer.transports.link import AccountLink, InjectedLine, InjectedLines, Line, Lines, RawResponse
-from balancer.transports.rewriting import BadHeader, rewrite_headers
+from balancer.transports.rewriting import AccountAddress, BadHeader, rewrite_headers
 
 MAX_ERROR_BODY = 256 * 1024
 """Bytes of an error answer that are read; real ones have a few hundred."""
@@ -127,7 +127,7 @@ class Exchange:
         link = lease.link
         assert isinstance(link, AccountLink)
         lines = link.lines
-        line, response = await self._send(lease, link, lines)
+        line, response = await self._send(lease, link.address, lines)
         headers = Headers(response.headers)
         limits = link.provider.limits_seen(headers)
         lease.observe(limits)
@@ -155,18 +155,19 @@ class Exchange:
             body.drop()
             raise
 
-    async def _send(self, lease: Lease, link: AccountLink, lines: Lines) -> tuple[Line, RawResponse]:
+    async def _send(self, lease: Lease, address: AccountAddress, lines: Lines) -> tuple[Line, RawResponse]:
+        """Send it over one of the lines of that address: new settings, while it waits, lead no credential to the old origin."""
         lease.unsent = True
         body = self.body
         if lease.model != self.call.model and lease.model is not None and self.speaks is not None and isinstance(body, bytes):
             body = self.dialect.replace_model(body, lease.model)
-        target = link.address.target(self.below)
+        target = address.target(self.below)
         line = self._take(lease, lines, fresh=False)
         try:
             if line.reused:
                 try:
                     lease.unsent = False  # it goes out in this step
-                    return line, await line.send(self.method, target, self._headers(link, body), body, self.timeouts)
+                    return line, await line.send(self.method, target, self._headers(lease, address, body), body, self.timeouts)
                 except StaleConnection:
                     # The other side had closed it: nobody's fault, but what was written may have been read.
                     if not self.call.replayable:
@@ -174,7 +175,9 @@ class Exchange:
                     lines.discard(line)
                     line = self._take(lease, lines, fresh=True)
                     lease.unsent = True
-            return line, await line.send(self.method, target, self._headers(link, body), body, self.timeouts, lease.written)
+            return line, await line.send(
+                self.method, target, self._headers(lease, address, body), body, self.timeouts, lease.written
+            )
         except BaseException:
             lines.discard(line)
             raise
@@ -186,10 +189,13 @@ class Exchange:
             lease.guard(line.abort)
         return line
 
-    def _headers(self, link: AccountLink, body: bytes | OneShot) -> list[tuple[bytes, bytes]]:
+    def _headers(self, lease: Lease, address: AccountAddress, body: bytes | OneShot) -> list[tuple[bytes, bytes]]:
         """What is sent. No local that lives on holds it: the credential is in it, and tracebacks show locals."""
         length = len(body) if isinstance(body, bytes) else None
-        return rewrite_headers(self.headers, llm=self.speaks is not None, address=link.address, body_length=length)
+        credential = lease.credential if address.others else None
+        return rewrite_headers(
+            self.headers, llm=self.speaks is not None, address=address, body_length=length, credential=credential
+        )
 
     def _decoder(self, encoding: bytes | None) -> tuple[Decoder | None, DecodingError | None]:
         """What undoes the answer's encoding, and why nothing does."""

@@ -216,7 +216,7 @@ class AccountLink:
     def __init__(self, account: Account) -> None:
         self.changed: Callable[[], None] = _nobody
         self.provider: Provider = get_provider(account.provider)
-        self.address = AccountAddress(account, self.provider, account.key)
+        self.address = AccountAddress(account, self.provider)
         self._account = account
         self.lines = self._make_lines()
 
@@ -251,7 +251,7 @@ class AccountLink:
         old = self._account
         self._account = account
         self.provider = get_provider(account.provider)
-        self.address = AccountAddress(account, self.provider, account.key)
+        self.address = AccountAddress(account, self.provider)
         if (old.base_url, old.host, old.provider, old.transport) != (
             account.base_url, account.host, account.provider, account.transport,
         ):  # fmt: skip
@@ -276,7 +276,7 @@ def check_addresses(accounts: Sequence[Account]) -> None:
     faults: list[Fault] = []
     for place, account in enumerate(accounts):
         try:
-            AccountAddress(account, get_provider(account.provider), account.key)
+            AccountAddress(account, get_provider(account.provider))
         except ConfigError as error:
             faults += [fault.below(f"accounts[{place}]") for fault in error.faults]
     if faults:

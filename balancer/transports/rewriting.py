@@ -74,20 +74,20 @@ class AccountAddress:
         scheme, host, port: the origin, the only one its requests go to.
         host_header: what is sent as `Host`.
         server_name: the name to verify in TLS.
-        own_headers: what every request to the account carries, the credential included.
+        own_headers: what every request to the account carries, its first credential included.
+        others: the same with each of its further credentials.
         defaults: headers that every request carries in which the caller gave none of that name.
         treatments: what was decided per header name, for LLM dialects (`True`) and plain HTTP (`False`).
 
     Args:
-        account: whose address, `headers`, `params`, `auth`, `host` and `allow_headers` count.
+        account: whose address, keys, `headers`, `params`, `auth`, `host` and `allow_headers` count.
         provider: whose default address, credential header and extra headers count where the account says nothing else.
-        key: the credential, if there is one.
 
     Raises:
         ConfigError: an address or header that no request may have.
     """
 
-    def __init__(self, account: Account, provider: Provider, key: Secret | None = None) -> None:
+    def __init__(self, account: Account, provider: Provider) -> None:
         base_url = account.base_url or provider.base_url or ""
         self.scheme, self.host, self.port, self._base_path = _origin_and_path(base_url)
         if account.host is not None and not _HOST.fullmatch(account.host):
@@ -96,12 +96,13 @@ class AccountAddress:
         usual = self.port == (443 if self.scheme == b"https" else 80)
         self.host_header = account.host.encode() if account.host else bracketed if usual else b"%b:%d" % (bracketed, self.port)
         self.server_name = account.host.partition(":")[0] if account.host else self.host.decode()
-        own = {name.lower().encode(): value.encode() for name, value in account.headers.items()}
-        if key is not None:
-            own |= [provider.credential_header(key.reveal(), account.auth)]
+        own = {name.lower().encode() for name in account.headers}
+        if account.keys:
+            own.add(provider.credential_header("", account.auth)[0])
         if wrong := sorted(name.decode() for name in own if name in MADE_HERE):
             raise ConfigError(Fault(f"headers.{name}", "made for each connection", "other headers") for name in wrong)
-        self.own_headers = ((b"accept-encoding", b"identity"), *own.items())
+        self.own_headers = _own_headers(account, provider, account.keys[0] if account.keys else None)
+        self.others = {key: _own_headers(account, provider, key) for key in account.keys[1:]}
         self._own_names = frozenset(own)
         self.defaults = tuple(pair for pair in provider.extra_headers if pair[0] not in own)
         self._params = "&".join(
@@ -147,13 +148,27 @@ class AccountAddress:
         return Treatment.PASS
 
 
+def _own_headers(account: Account, provider: Provider, key: Secret | None) -> tuple[tuple[bytes, bytes], ...]:
+    own = {name.lower().encode(): value.encode() for name, value in account.headers.items()}
+    if key is not None:
+        own |= [provider.credential_header(key.reveal(), account.auth)]
+    return ((b"accept-encoding", b"identity"), *own.items())
+
+
 def rewrite_headers(
-    headers: Sequence[tuple[bytes, bytes]], *, llm: bool, address: AccountAddress, body_length: int | None
+    headers: Sequence[tuple[bytes, bytes]],
+    *,
+    llm: bool,
+    address: AccountAddress,
+    body_length: int | None,
+    credential: Secret | None = None,
 ) -> list[tuple[bytes, bytes]]:
     """The headers of a caller's request as the account gets them.
 
     An LLM dialect passes an allow-list; plain HTTP all but what belongs to the connection, cookies and credentials. Credentials
-    never pass, not even where `allow_headers` names them. A body of unknown length (`None`) is sent in chunks.
+    never pass, not even where `allow_headers` names them. A body of unknown length (`None`) is sent in chunks. Without a
+    `credential`, or with one that is not the account's, its first one is sent: a lease of earlier settings may name one that was
+    meant for another address.
 
     Raises:
         BadHeader: a name that is no token, or a value with a control character.
@@ -179,7 +194,7 @@ def rewrite_headers(
     for default in address.defaults:
         if not any(name.lower() == default[0] for name, _ in passed):
             passed.append(default)
-    passed += address.own_headers
+    passed += address.own_headers if credential is None else address.others.get(credential, address.own_headers)
     if body_length is None:
         passed.append((b"transfer-encoding", b"chunked"))
     elif framed:

@@ -201,3 +201,37 @@ def test_a_file_that_is_no_toml_is_a_fault(tmp_path, capsys):
     path.write_text("[[accounts]\n")
     assert check(path) == 1
     assert "line 1" in capsys.readouterr().err
+
+
+def test_every_key_source_is_shown(tmp_path, monkeypatch, capsys):
+    """Of an account with several keys each variable or file is named; of keys in the file only their number shows."""
+    (tmp_path / "1.key").write_text("sk-file-secret")
+    monkeypatch.setenv("K1", "sk-env-secret")
+    monkeypatch.setenv("K2", "sk-other-secret")
+    monkeypatch.setenv("COLUMNS", "160")
+    path = tmp_path / "config.toml"
+    path.write_text(
+        """
+        [[accounts]]
+        name = "a"
+        key_env = ["K1", "K2"]
+        [[accounts]]
+        name = "b"
+        key_file = ["1.key"]
+        [[accounts]]
+        name = "c"
+        key = ["sk-one-secret", "sk-two-secret"]
+        """
+    )
+    assert check(path, as_json=True) == 0
+    out = capsys.readouterr().out
+    assert [account["key"] for account in json.loads(out)["accounts"]] == [
+        {"source": "key_env", "name": ["K1", "K2"]},
+        {"source": "key_file", "name": ["1.key"]},
+        {"source": "key", "name": [None, None]},
+    ]
+    assert check(path) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("variable K1", "variable K2", "file 1.key", "holds its keys in the file"))
+    assert shown.count("in this file") == 2
+    assert "secret" not in out + shown

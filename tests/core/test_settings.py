@@ -160,6 +160,17 @@ def test_forms_of_an_account():
     assert hash(account) == hash(attrs.evolve(account))
 
 
+@pytest.mark.parametrize("given_", [(), None, KEY, [KEY], (KEY, Secret("other"))])
+def test_keys_of_an_account(given_):
+    """None, one or several: `keys` has them in the order given, none of them is shown, and an evolved account keeps them."""
+    account = Account(name="a", key=given_ or None)
+    texts = [KEY] if isinstance(given_, str) else given_ or ()
+    assert account.keys == tuple(text if isinstance(text, Secret) else Secret(text) for text in texts)
+    assert attrs.evolve(account, weight=2.0).keys == account.keys
+    assert KEY not in repr(account) + repr(attrs.asdict(account))
+    assert hash(account) == hash(attrs.evolve(account))
+
+
 def test_model_names():
     """Mapped to the account's own, kept where no list is given, absent where not offered."""
     assert Account(name="a").model_name("any") == "any"
@@ -175,7 +186,10 @@ def test_model_names():
         ({"weight": -1}, "weight: -1; allowed: a number from 0"),
         ({"key": KEY + "\n"}, "key: a value that cannot be sent; allowed"),
         ({"key": ""}, "key: a value that cannot be sent; allowed"),
-        ({"key_env": [KEY]}, "key_env: a value of type list; allowed: a text"),
+        ({"key_env": {KEY: KEY}}, "key_env: a value of type dict; allowed: a text, or a list of texts"),
+        ({"key_file": ["a", [KEY]]}, "key_file[1]: a value of type list; allowed: a text, or a list of texts"),
+        ({"key": ["good", KEY + "\n"]}, "key[1]: a value that cannot be sent; allowed"),
+        ({"key": []}, "key: an empty list; allowed: at least one"),
         ({"models": ["m", 3]}, "models: ['m', 3]; allowed: a list of model names"),
         ({"models": {"m": ""}}, "models: {'m': ''}; allowed"),
         ({"headers": {"X": KEY + "\r\n"}}, "headers: a table with a name or value that no header may have; allowed"),

@@ -21,9 +21,14 @@ from balancer.testing.scripted import HTTPReply, ScriptedTransport
 from balancer.transports import seams
 
 KEY = 'q7Xw9KpZ/m+3=Lt5"vN8rJy2Bc'
+SECOND = "h4Gd2/YsF+uC9=Ax7'eQ1bTn6M"
 FORMS = {
-    KEY, KEY[:8], KEY[-8:], quote(KEY, safe=""), json.dumps(KEY)[1:-1], repr(KEY)[1:-1], base64.b64encode(KEY.encode()).decode(),
-    base64.urlsafe_b64encode(KEY.encode()).decode(),
+    form
+    for key in (KEY, SECOND)
+    for form in (
+        key, key[:8], key[-8:], quote(key, safe=""), json.dumps(key)[1:-1], repr(key)[1:-1], base64.b64encode(key.encode()).decode(),
+        base64.urlsafe_b64encode(key.encode()).decode(),
+    )
 }  # fmt: skip
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
@@ -109,12 +114,12 @@ async def test_no_channel_shows_a_key(log, monkeypatch):
 
     async with open_raw(echo) as address, open_raw(unread) as deaf:
         accounts = [
-            Account(name="a", base_url=address.base_url, key=KEY),
+            Account(name="a", base_url=address.base_url, key=[SECOND, KEY]),
             Account(name="b", base_url=address.base_url, key=KEY, auth={"header": "Authorization"}),
             Account(name="c", base_url="http://c.test/v1", key=KEY, transport=Refused(), weight=0.001),
-            Account(name="d", base_url="http://d.test/v1", key=KEY, transport=ScriptedTransport([HTTPReply(401)])),
+            Account(name="d", base_url="http://d.test/v1", key=[KEY, SECOND], transport=ScriptedTransport([HTTPReply(401)])),
         ]
-        deaf_one = Account(name="e", base_url=deaf.base_url, key=KEY)
+        deaf_one = Account(name="e", base_url=deaf.base_url, key=[KEY, SECOND])
         health = {"consecutive_faults": 1000}
         shown = []
         async with open_balancer(BalancerConfig(accounts=accounts, health=health, seed=1, selector="round_robin")) as balancer:

@@ -168,6 +168,59 @@ async def test_key_rotation_in_flight():
     assert [b"sk-old" in received[0], b"sk-new" in received[1]] == [True, True]
 
 
+async def test_new_settings_lead_no_key_to_the_old_address():
+    """A request whose kept connection turns out to be closed goes out again as it began: the old key to the old address."""
+    heard, asked, go_on = [], trio.Event(), trio.Event()
+
+    async def old(stream, _number):
+        while request := await receive_request(stream):
+            heard.append(request)
+            if len(heard) == 2:
+                asked.set()
+                await go_on.wait()
+                return
+            await stream.send_all(OK)
+
+    async with open_raw(old) as address, open_raw(serve) as other:
+
+        def config(at, *keys):
+            return BalancerConfig(accounts=[Account(name="a", base_url=at.base_url, key=keys)])
+
+        async with (
+            open_balancer(config(address, "sk-old", "sk-older")) as balancer,
+            httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+            trio.open_nursery() as nursery,
+        ):
+            await client.get("/one")
+            nursery.start_soon(client.get, "/two")
+            await asked.wait()
+            await balancer.reconfigure(config(other, "sk-new", "sk-newer"))
+            go_on.set()
+    assert [b"sk-new" in request for request in heard] == [False] * 3
+    assert [b"sk-older" in request for request in heard] == [False, True, True]
+
+
+async def test_requests_take_turns_among_keys():
+    """Each carries the key of its lease and no other, over the same connections."""
+    heard = []
+
+    async def script(stream, _number):
+        while request := await receive_request(stream):
+            heard.append(request)
+            await stream.send_all(OK)
+
+    async with open_raw(script) as address:
+        account = Account(name="a", base_url=address.base_url, key=["sk-one", "sk-two"], auth={"header": "X-Key"})
+        async with (
+            open_balancer(BalancerConfig(accounts=[account])) as balancer,
+            httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+        ):
+            for _ in range(4):
+                await client.get("/x", headers={"x-key": "mine"})
+    sent = [[line for line in request.lower().split(b"\r\n") if line.startswith(b"x-key:")] for request in heard]
+    assert sent == [[b"x-key: sk-one"], [b"x-key: sk-two"]] * 2
+
+
 async def test_nothing_is_charged_for_what_was_not_sent():
     """A request that cannot be sent is not charged, on a kept connection either."""
     async with open_raw(serve) as address:

@@ -21,7 +21,7 @@ KEY = "sk-canary"
 
 
 def address(provider="openai", key=KEY, **account):
-    return AccountAddress(Account(name="a", provider=provider, **account), get_provider(provider), Secret(key) if key else None)
+    return AccountAddress(Account(name="a", provider=provider, key=key, **account), get_provider(provider))
 
 
 def rewritten(headers, at=None, *, llm=True, body_length=2):
@@ -94,6 +94,23 @@ def test_no_secret_is_shown():
     assert KEY not in repr(at)
     assert not attrs.has(type(at))
     assert KEY.encode() in pickle.dumps(at.own_headers)  # it is there, to be sent
+
+
+def test_several_credentials():
+    """Each has its own headers, of one name; one that the account does not have is replaced by the first it has."""
+    at = address(key=[KEY, "sk-other"], headers={"X-Team": "t"})
+    given_headers = [(b"authorization", b"Bearer -"), (b"accept", b"*/*")]
+    for credential, sent in (
+        (Secret(KEY), KEY),
+        (Secret("sk-other"), "sk-other"),
+        (Secret("sk-gone"), KEY),
+        (None, KEY),
+    ):
+        headers = rewrite_headers(given_headers, llm=True, address=at, body_length=0, credential=credential)
+        assert [value for name, value in headers if name == b"authorization"] == [f"Bearer {sent}".encode()]
+        assert (b"x-team", b"t") in headers
+    assert KEY not in repr(at) + repr(at.others)
+    assert address().others == address(key=None).others == {}
 
 
 def test_params():
