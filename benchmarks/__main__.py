@@ -1,14 +1,18 @@
-"""`python -m benchmarks NAME [--json] [--quick]`: measures, and ends with 1 if a goal was missed."""
+"""`python -m benchmarks NAME [--json] [--quick] [--plot DIR]`: measures, and ends with 1 if a goal was missed."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from benchmarks.burst import burst
+from benchmarks.ledger import admissions, ledger
 from benchmarks.memory import memory
 from benchmarks.overhead import overhead
 from benchmarks.placement import placement
+from benchmarks.queue import queue
+from benchmarks.quota import quota
 from benchmarks.report import Row, as_json, shown
 from benchmarks.spread import spread
 
@@ -18,6 +22,10 @@ BENCHMARKS: dict[str, Callable[..., list[Row]]] = {
     "burst": burst,
     "spread": spread,
     "memory": memory,
+    "quota": quota,
+    "ledger": ledger,
+    "admissions": admissions,
+    "queue": queue,
 }
 
 
@@ -27,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=BENCHMARKS, help="what to measure; overhead includes placement")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="with quota: draw use of quota against offered load there")
     given = parser.parse_args(arguments)
-    rows = BENCHMARKS[given.name](quick=given.quick)
+    if given.plot is not None and given.name != "quota":
+        parser.error("only quota draws")
+    rows = BENCHMARKS[given.name](quick=given.quick, **({"plot": given.plot} if given.plot else {}))
     print((as_json if given.json else shown)(given.name, rows, quick=given.quick))
     return 0 if given.quick else int(any(row.reached is False for row in rows))
 

@@ -1,0 +1,36 @@
+"""Limits that nobody configured: learned from honest headers with at most one refusal each, else from refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.scenarios import unknown, unseen
+
+BUCKET_OF_1, BUCKET_OF_60, SLIDING = ("bucket", 1), ("bucket", 60), ("sliding", None)
+
+
+@pytest.mark.parametrize(("window", "burst"), [BUCKET_OF_1, BUCKET_OF_60, SLIDING])
+@pytest.mark.parametrize(("transported", "seed"), [(False, 1), (True, 2)])
+def test_honest_headers(window, burst, seed, transported):
+    """One refusal per account and dimension at most, whether successes' headers are seen by hand or by a transport."""
+    assert unknown(window, burst, transported=transported, seconds=90).missed(seed) == []
+
+
+@pytest.mark.parametrize("transported", [False, True])
+def test_headers_with_instants(transported):
+    """Limits of input and of output whose resets are instants in whole seconds."""
+    assert unknown("bucket", provider="anthropic", transported=transported, seconds=90).missed(1) == []
+
+
+@pytest.mark.parametrize(
+    ("window", "burst", "seed"), [(*BUCKET_OF_1, 1), (*BUCKET_OF_60, 2), (*SLIDING, 1), ("fixed", None, 2)]
+)
+def test_no_headers_at_all(window, burst, seed):
+    """After five minutes fewer than 3 % of the attempts are refused, and 90 % of the quota is used."""
+    assert unseen(window, burst, load=1.15, seconds=660).missed(seed) == []
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_no_headers_of_tokens(window):
+    """The same of a limit of tokens."""
+    assert unseen(window, dimension="tokens", load=1.15, seconds=660).missed(1) == []
