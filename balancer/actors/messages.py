@@ -38,7 +38,7 @@ class Ticket:
     """
 
     __slots__ = (
-        "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "lease", "model", "now_or_never",
+        "_on_withdrawn", "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "lease", "model", "now_or_never",
         "pool", "spot", "waiting", "withdrawn",
     )  # fmt: skip
 
@@ -76,18 +76,18 @@ class Ticket:
         A cancel while waiting withdraws the ticket in the same step. Once granted the task is rescheduled, trio no longer
         cancels this wait, and the cancel comes at the next checkpoint, with the lease in hand.
         """
-
-        def withdraw(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            self.withdrawn = True
-            on_withdrawn(self)
-            return trio.lowlevel.Abort.SUCCEEDED
-
+        self._on_withdrawn = on_withdrawn
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(withdraw)
+        await trio.lowlevel.wait_task_rescheduled(self._withdraw)
         if self.error is not None:
             raise self.error
         assert self.lease is not None, "a rescheduled ticket was granted or refused"
         return self.lease
+
+    def _withdraw(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        self.withdrawn = True
+        self._on_withdrawn(self)
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def grant(self, lease: Lease) -> None:
         """Give it the lease and wake its task."""

@@ -23,6 +23,9 @@ AWAITED = ("", FULL, COLD, PROBING)
 the two differ by the last digit of a float."""
 
 
+NEVER = -math.inf
+
+
 class SelectorFailed(Exception):
     """The user's selector raised or chose a stranger; its cause says what."""
 
@@ -97,7 +100,7 @@ class Placer:
         return None
 
     def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float) -> AccountSnapshot:
-        choices = [snapshot for snapshot in candidates if snapshot.ejected_until == -math.inf and snapshot.weight > 0.0]
+        choices = [snapshot for snapshot in candidates if snapshot.ejected_until == NEVER and snapshot.weight > 0.0]
         if len(choices) < len(candidates):
             healthy = [snapshot for snapshot in candidates if not snapshot.probe_due(now)]
             # A probe is an ordinary call with failover behind it; if none ever went first, a slow account would never return.

@@ -133,7 +133,8 @@ class Exchange:
         lease.observe(limits)
         good = 200 <= response.status < 300
         watched = good and self.speaks is not None and response.status != NO_CONTENT
-        reader = self.dialect.reader(_is(EVENT_STREAM, headers)) if watched else PLAIN.reader(False)
+        kind = (headers.get(b"content-type") or b"").lower()
+        reader = self.dialect.reader(kind.startswith(EVENT_STREAM)) if watched else PLAIN.reader(False)
         undo, unreadable = self._decoder(headers.get(b"content-encoding"))
         body = HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
         try:
@@ -142,7 +143,7 @@ class Exchange:
             if unreadable is not None:
                 raise unreadable
             if self.speaks is not None:
-                if _is(PAGE, headers):
+                if kind.startswith(PAGE):
                     raise AttemptFailed(Faulted("a page instead of an answer"), limits=limits)
                 await body.read_first_event(MAX_PEEKED, headers.get(b"content-length"))
                 if (error := reader.error) is not None:
@@ -245,10 +246,6 @@ class Exchange:
                 link = lease.link
                 assert isinstance(link, AccountLink)
                 return evidence_of(error, link.provider, trio.current_time())
-
-
-def _is(kind: bytes, headers: Headers) -> bool:
-    return (headers.get(b"content-type") or b"").lower().startswith(kind)
 
 
 def _passed(headers: Headers, *, decoded: bool) -> Sequence[tuple[bytes, bytes]]:
