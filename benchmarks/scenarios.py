@@ -207,9 +207,7 @@ def unseen(
     limit = SimulatedLimit(dimension, amount, MINUTE, window, burst)
     config, providers = configured("a", {}), backends("a", [limit], headers="absent", retry_after=False)
     arrivals = (
-        pressed(CallClass("any"), REQUESTS, load)
-        if dimension == "requests"
-        else pressed(MIXED_SIZES, TOKENS / MEAN, load)
+        pressed(CallClass("any"), REQUESTS, load) if dimension == "requests" else pressed(MIXED_SIZES, TOKENS / MEAN, load)
     )
 
     def run(seed: int) -> dict[str, float]:

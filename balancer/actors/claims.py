@@ -40,6 +40,10 @@ class Claims:
             held.append((ticket, at))
             self._holders.add(ticket)
 
+    def on(self, supervisor: Supervisor) -> bool:
+        """Whether the account is claimed."""
+        return supervisor in self._held
+
     def held_by(self, ticket: Ticket) -> bool:
         """Whether the ticket has one."""
         return ticket in self._holders

@@ -23,7 +23,7 @@ from balancer.actors.lanes import Lane
 from balancer.actors.lease import Lease
 from balancer.actors.mailbox import Mailbox
 from balancer.actors.messages import DOORBELL, Doorbell, Ticket
-from balancer.actors.placing import Outlook, Placer, SelectorFailed
+from balancer.actors.placing import Hold, Outlook, Placer, SelectorFailed
 from balancer.actors.refusals import Tiers, full, no_account, too_late
 from balancer.actors.waiting import WaitingTickets
 from balancer.core.budget import Budget
@@ -32,7 +32,7 @@ from balancer.core.tenants import Tenants, TenantSettings
 from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
-IN_TIME = 2.0
+IN_TIME = 2.5
 """Mean latencies of the quickest account that a ticket must have left, while others wait: what would end too late is placed at
 their cost. In the order of deadlines an overloaded queue else places every call just before its own."""
 
@@ -66,6 +66,8 @@ class Dispatcher:
     """When time alone may let a ticket be placed that could not be when it was looked at."""
     _placed: int = attrs.field(default=0, init=False)
     """Placements while others waited."""
+    _holding: bool = attrs.field(default=False, init=False)
+    """Whether a ticket waits that an account could take: alone it may go."""
     _rung: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -130,6 +132,9 @@ class Dispatcher:
             else:
                 self._take(await self._mailbox.drain())
             now = trio.current_time()
+            if self.placer.learns:
+                for ticket in self._taken:
+                    self._guarded(self.placer.learn, ticket, now)
             due, self._rung = self._rung or self._look_at <= now, False
             if self._waiting.count:
                 if due:
@@ -148,7 +153,7 @@ class Dispatcher:
     def _round(self, now: float) -> None:
         """Look at those that wait, best first, together with those that have just come."""
         self._claims.clear()
-        self._look_at = math.inf
+        self._look_at, self._holding = math.inf, False
         come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
         for ticket in come:
             self._waiting.add(ticket)
@@ -190,7 +195,7 @@ class Dispatcher:
         if outlook is None:
             return
         if not behind:
-            self._waiting.block(ticket)
+            self._waiting.stays(ticket)
         if not self._waiting.is_first(ticket):
             return
         if lane is None and not self._claims:
@@ -200,6 +205,7 @@ class Dispatcher:
 
     def _look(self, ticket: Ticket, now: float, lane: Lane) -> None:
         """A waiting ticket's turn has come."""
+        ticket.hold = None
         if ticket.deadline - now < IN_TIME * self.placer.quickest(ticket, now) and self._waiting.count > 1:
             self._refuse(ticket, too_late(now, now))
             return
@@ -212,7 +218,7 @@ class Dispatcher:
         if self._hopeless(ticket, outlook, now):
             return
         self._look_at = min(self._look_at, outlook.look_at)
-        if first:
+        if first or ticket.hold is not None:
             self._claim(ticket, outlook)
         if first or lane.seen_at != self._placed:
             lane.seen_at = self._placed
@@ -222,8 +228,10 @@ class Dispatcher:
                 self._look_at = min(self._look_at, room_at)
 
     def _place_now(self, ticket: Ticket, now: float) -> bool:
-        lease = self.placer.try_place(ticket, self._claims if self._waiting.count else None, now)
-        if lease is None:
+        count = self._waiting.count
+        lease = self.placer.try_place(ticket, self._claims if count else None, now, count > ticket.waiting)
+        ticket.hold = lease if isinstance(lease, Hold) else None
+        if lease is None or isinstance(lease, Hold):
             return False
         if not ticket.open:  # the selector is user code: it may have cancelled the very call
             lease.settle(Withdrawn(sent=False))
@@ -279,6 +287,12 @@ class Dispatcher:
 
     def _claim(self, ticket: Ticket, outlook: Outlook) -> None:
         """Keep those behind a blocked ticket from delaying it. When an awaited attempt ends nobody knows: then by time, too."""
+        if (hold := ticket.hold) is not None:
+            self._holding = True
+            self._look_at = min(self._look_at, hold.at)
+            if not self._claims.on(hold.supervisor):
+                self._claims.add(ticket, hold.supervisor, hold.at)
+            return
         awaited, now = outlook.awaited, outlook.earliest
         if awaited is not None and self._claims.allow(awaited, ticket.call.demand, now):
             self._claims.add(ticket, awaited, now)
@@ -290,7 +304,7 @@ class Dispatcher:
         if ticket.waiting:
             held_up = self._claims.held_by(ticket) or self._waiting.lane_cut(ticket)
             self._waiting.left(ticket)
-            if held_up:
+            if held_up or (self._holding and self._waiting.count == 1):
                 self.ring()
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:

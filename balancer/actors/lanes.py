@@ -70,6 +70,7 @@ class Lane:
     Attributes:
         key: what they ask for.
         blocked: demands that no account could take when they were looked at: who demands as much need not be looked at.
+        held: demands that had better wait than take an account that could take them: who demands the same does, too.
         over: whether not even the least demand can be taken.
         cut: whether tickets were left out that might have been placed.
         seen_at: how many placements had been made when it was last known that an account could take the least demand.
@@ -78,6 +79,7 @@ class Lane:
     key: LaneKey
     levels: dict[int, Level] = attrs.field(factory=dict[int, Level], init=False)
     blocked: list[Amounts] = attrs.field(factory=list[Amounts], init=False)
+    held: set[Amounts] = attrs.field(factory=set[Amounts], init=False)
     over: bool = attrs.field(default=False, init=False)
     cut: bool = attrs.field(default=False, init=False)
     seen_at: int = attrs.field(default=-1, init=False)
@@ -99,12 +101,21 @@ class Lane:
         return Demand(input_tokens, output_tokens, requests)
 
     def sure_blocked(self, demand: Demand) -> bool:
-        """Whether the last look has shown that no account can take this demand."""
+        """Whether the last look has shown that no account can take this demand, or that it had better wait."""
         amounts = amounts_of(demand)
+        if amounts in self.held:
+            return True
         for blocked in self.blocked:  # noqa: SIM110 - looked at for every ticket, and a generator costs as much again
             if all(map(ge, amounts, blocked)):
                 return True
         return False
+
+    def stays(self, ticket: Ticket) -> None:
+        """This ticket was looked at and still waits."""
+        if ticket.hold is None:
+            self.block(ticket.call.demand)
+        else:
+            self.held.add(amounts_of(ticket.call.demand))
 
     def block(self, demand: Demand) -> None:
         """No account can take this demand, hence no larger one."""
@@ -120,7 +131,7 @@ class Lane:
 
     def begin(self) -> None:
         """It is looked at anew."""
-        self.blocked, self.cut, self.over = [], False, False
+        self.blocked, self.held, self.cut, self.over = [], set(), False, False
 
 
 @attrs.define(eq=False)

@@ -20,6 +20,7 @@ from balancer.core.settings import Account
 
 if TYPE_CHECKING:
     from balancer.actors.lease import Lease
+    from balancer.actors.placing import Hold
 
 
 class Ticket:
@@ -38,7 +39,7 @@ class Ticket:
     """
 
     __slots__ = (
-        "_on_withdrawn", "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "lease", "model", "now_or_never",
+        "_on_withdrawn", "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "hold", "lease", "model", "now_or_never",
         "pool", "spot", "waiting", "withdrawn",
     )  # fmt: skip
 
@@ -65,6 +66,7 @@ class Ticket:
         self.now_or_never = now_or_never
         self.lease: Lease | None = None
         self.error: Exception | None = None
+        self.hold: Hold | None = None  # what it had better wait for, though another account could take it
         self.waiting = False
         self.spot: Any = None  # where the queue keeps it
         self.withdrawn = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from balancer.actors.claims import Claims
+from balancer.actors.claims import SAME, Claims
 from balancer.actors.lease import Lease
 from balancer.actors.messages import Ticket
 from balancer.actors.refusals import Tiers
@@ -16,7 +16,7 @@ from balancer.actors.supervisor import Supervisor
 from balancer.core.call import Demand
 from balancer.core.decision import Scan
 from balancer.core.snapshot import COLD, FULL, PROBING, AccountSnapshot
-from balancer.selection import Selector
+from balancer.selection import Selector, learn_of, price_of
 
 AWAITED = ("", FULL, COLD, PROBING)
 """What an account says whose attempts have to end first. What else it says while its ledger names no later time, time will change:
@@ -37,8 +37,8 @@ class Outlook:
     Attributes:
         earliest: trio time at which one could; `inf`: never.
         hopeful: whether one that the ticket does not avoid is in a state to be hoped for: not ejected and not disabled.
-        refilled_at: the earliest trio time at which time alone lets one take it; `inf` without one.
-        refilled: that one.
+        refilled_at: trio time at which time alone lets `refilled` take it; `inf` without one.
+        refilled: the earliest of those that wait for time, by the selector's price.
         awaited: one that waits for attempts to end, not for time.
         look_at: when time alone changes anything for the ticket; `inf` if nothing.
     """
@@ -49,6 +49,22 @@ class Outlook:
     refilled: Supervisor | None
     awaited: Supervisor | None
     look_at: float
+
+
+@attrs.frozen(eq=False)
+class Hold:
+    """A ticket had better wait for this account than take one that could take it now.
+
+    Attributes:
+        supervisor: the account to wait for.
+        at: trio time at which it could take the ticket.
+    """
+
+    supervisor: Supervisor
+    at: float
+
+
+Priced = Callable[[AccountSnapshot, Demand], float]
 
 
 @attrs.define(eq=False)
@@ -65,8 +81,15 @@ class Placer:
     rng: random.Random
     pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
 
-    def try_place(self, ticket: Ticket, claims: Claims | None, now: float) -> Lease | None:
-        """Ask the accounts tier by tier; a tier is used when none before it can take the call now. Raises `SelectorFailed`."""
+    def try_place(self, ticket: Ticket, claims: Claims | None, now: float, crowded: bool = False) -> Lease | Hold | None:
+        """Ask the accounts tier by tier; a tier is used when none before it can take the call now. Raises `SelectorFailed`.
+
+        Args:
+            ticket: what is to be placed.
+            claims: those of tickets before it.
+            now: trio time.
+            crowded: whether other tickets wait.
+        """
         call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
         demand, estimated = call.demand, call.estimated
         cold = dialect is not None
@@ -90,6 +113,12 @@ class Placer:
             scanned.append(tuple(snapshots))
             while able:
                 chosen = self._choose(able, ticket, now)
+                if chosen.dimensions and len(tier) > 1:
+                    until = math.inf if crowded else ticket.give_up_at
+                    better = self._better(owners[able.index(chosen)], able, tier, ticket, now, until)
+                    if isinstance(better, Hold):
+                        return better
+                    chosen = better
                 scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
                 place = able.index(chosen)
                 lease = owners[place].try_lease(ticket, now, scan)
@@ -116,12 +145,86 @@ class Placer:
             raise SelectorFailed from error
         return chosen
 
+    def _better(
+        self,
+        owner: Supervisor,
+        able: Sequence[AccountSnapshot],
+        tier: Sequence[Supervisor],
+        ticket: Ticket,
+        now: float,
+        until: float,
+    ) -> AccountSnapshot | Hold:
+        """Where the time until the ticket can go there and the selector's price are least together: if nowhere less, the owner's.
+
+        Alone, a ticket waits for what it can have in time. While others wait it is not worth more than what it takes where that is
+        least: rather than cost them more, it is not served.
+        """
+        call, model, price, chosen = ticket.call, ticket.model, self._priced(ticket, now), owner.snapshot(now)
+        if price is None or chosen.ejected_until > -math.inf or not (least := price(chosen, owner.demand(call, model))):
+            return chosen
+        best: AccountSnapshot | Hold = chosen
+        for supervisor in tier:
+            snapshot = supervisor.snapshot(now)
+            if snapshot is chosen or snapshot.ejected_until > -math.inf or not snapshot.weight:
+                continue
+            demand = supervisor.demand(call, model)
+            if snapshot in able:
+                found, at = snapshot, now
+            elif self._may_use(supervisor, ticket):
+                at = supervisor.earliest(model, demand, now)
+                found = Hold(supervisor, at)
+                if not now < at <= until:  # where attempts have to end first nobody knows the time
+                    continue
+            else:
+                continue
+            if (total := at - now + price(snapshot, demand)) < least - SAME:
+                least, best = total, found
+        return best
+
+    def _priced(self, ticket: Ticket, now: float) -> Priced | None:
+        """The selector's price of an account for the ticket's model; `None` where it has none."""
+        price, model = price_of(self.selector), ticket.model
+        if price is None:
+            return None
+
+        def priced(account: AccountSnapshot, demand: Demand) -> float:
+            try:
+                return price(account.of_model(model), demand, now)
+            except Exception as error:
+                raise SelectorFailed from error
+
+        return priced
+
+    @property
+    def learns(self) -> bool:
+        """Whether the selector is to be told of every ticket that comes."""
+        return learn_of(self.selector) is not None
+
+    def learn(self, ticket: Ticket, now: float) -> None:
+        """Tell the selector of a ticket that has come. Raises `SelectorFailed`."""
+        learn, demand, model = learn_of(self.selector), ticket.call.demand, ticket.model
+        if learn is None:
+            return
+        for tier in self.pools.get(ticket.pool, ()):
+            fit = [
+                supervisor.snapshot(now).of_model(model)
+                for supervisor in tier
+                if self._may_use(supervisor, ticket) and supervisor.earliest(model, demand, now) < math.inf
+            ]
+            try:
+                if fit and learn(fit, demand, now):
+                    return
+            except Exception as error:
+                raise SelectorFailed from error
+
+    def _may_use(self, supervisor: Supervisor, ticket: Ticket) -> bool:
+        return supervisor.name not in ticket.avoid and (ticket.dialect is None or ticket.dialect in supervisor.dialects)
+
     def accounts(self, ticket: Ticket) -> Iterator[Supervisor]:
         """The accounts of its pool that it may use. A router may name a pool that there is not, or not any more."""
-        avoid, dialect = ticket.avoid, ticket.dialect
         for tier in self.pools.get(ticket.pool, ()):
             for supervisor in tier:
-                if supervisor.name not in avoid and (dialect is None or dialect in supervisor.dialects):
+                if self._may_use(supervisor, ticket):
                     yield supervisor
 
     def quickest(self, ticket: Ticket, now: float) -> float:
@@ -131,19 +234,22 @@ class Placer:
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """When accounts could take a ticket that none takes now."""
         earliest, hopeful, refilled_at, refilled, awaited, look_at = math.inf, False, math.inf, None, None, math.inf
+        price, least = self._priced(ticket, now), math.inf
         for supervisor in self.accounts(ticket):
             demand = supervisor.demand(ticket.call, ticket.model)
             at = supervisor.earliest(ticket.model, demand, now)
             earliest = min(earliest, at)
             snapshot = supervisor.snapshot(now)
-            if now < at < refilled_at:
-                refilled_at, refilled = at, supervisor
+            if now < at < math.inf:
+                look_at = min(look_at, at)
+                if (total := at if price is None else at + price(snapshot, demand)) < least:
+                    least, refilled_at, refilled = total, at, supervisor
             elif at <= now:
                 awaited = awaited or supervisor
                 if snapshot.passed_over(ticket.model, demand, now, ticket.dialect is not None) not in AWAITED:
                     look_at = min(look_at, snapshot.valid_until)
             hopeful = hopeful or (at < math.inf and snapshot.ejected_until <= now)
-        return Outlook(earliest, hopeful, refilled_at, refilled, awaited, min(look_at, refilled_at))
+        return Outlook(earliest, hopeful, refilled_at, refilled, awaited, look_at)
 
     def room_at(self, ticket: Ticket, least: Demand, claims: Claims, now: float) -> float:
         """When an account could take at least this demand of one that asks for the same as the ticket: `now` if one could at once,

@@ -118,9 +118,9 @@ class WaitingTickets:
         """For whom this waiting ticket is."""
         return self._backlog(ticket).tenant
 
-    def block(self, ticket: Ticket) -> None:
-        """No account can take this waiting ticket now."""
-        self._backlog(ticket).level.lane.block(ticket.call.demand)
+    def stays(self, ticket: Ticket) -> None:
+        """This waiting ticket was looked at, and could not be placed."""
+        self._backlog(ticket).level.lane.stays(ticket)
 
     def lane_cut(self, ticket: Ticket) -> bool:
         """Whether tickets behind this one were left out of the last look."""
@@ -177,14 +177,14 @@ class WaitingTickets:
                 heapq.heappop(heads)
             elif head[0] != rank:
                 heapq.heapreplace(heads, (head[0], number, walk))
-            elif walk.lane.blocked and not self._may_pass(head[1], walk.lane):
+            elif (walk.lane.blocked or walk.lane.held) and not self._may_pass(head[1], walk.lane):
                 walk.lane.cut = True
                 walk.take(stays=True)
             else:
                 ticket = head[1]
                 yield walk.lane, ticket
                 if ticket.waiting:
-                    walk.lane.block(ticket.call.demand)
+                    walk.lane.stays(ticket)
                 walk.take(stays=ticket.waiting)
 
     def _may_pass(self, ticket: Ticket, lane: Lane) -> bool:

@@ -108,6 +108,14 @@ class AccountSnapshot(NamedTuple):
                 return f"no room in {view.dimension}"
         return ""
 
+    def of_model(self, model: str | None) -> AccountSnapshot:
+        """With those rates alone that calls for `model` count against."""
+        dimensions = self.dimensions
+        for view in dimensions:
+            if not view.covers(model):
+                return self._replace(dimensions=tuple([view for view in dimensions if view.covers(model)]))
+        return self
+
     def share_after(self, demand: Demand, now: float) -> float:
         """Dominant quota share after placement: the largest share of any rate that would then be in use, 0 to 1."""
         share = 0.0

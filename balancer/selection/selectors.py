@@ -1,9 +1,4 @@
-"""The selectors: pure choices of one account among those that can take a call now.
-
-A selector is a function `(candidates, demand, now, rng) -> AccountSnapshot`. `candidates` is never empty; its order is that of
-the configuration. The weight of an account scales every selector here; weights of 0 arrive only when no other account can take
-the call, and then count as equal.
-"""
+"""The selectors by name, and those of them that look at no quota."""
 
 from __future__ import annotations
 
@@ -17,85 +12,27 @@ import attrs
 from balancer.core.call import Demand
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import ConfigError, Fault
+from balancer.selection.pressure import NO_DATA, least_pressure
+from balancer.selection.prices import ShadowPrice
+from balancer.selection.selector import Selector, least, weight_of
 
 if TYPE_CHECKING:
     import random
 
-Selector = Callable[[Sequence[AccountSnapshot], Demand, float, "random.Random"], AccountSnapshot]
-
-HOT_QUANTILE = 0.84
-"""Candidates whose dominant share lies above this quantile are hot; with fewer than `FEW`, those above this share itself."""
-FEW = 5
-NO_DATA = 0.03
-"""Seconds assumed where no candidate has a sample yet."""
-
-
-def _weight(snapshot: AccountSnapshot) -> float:
-    return snapshot.weight or 1.0
-
-
-def _least(candidates: Sequence[AccountSnapshot], costs: Sequence[float], rng: random.Random) -> AccountSnapshot:
-    """The cheapest candidate, ties by `rng`."""
-    best = min(costs)
-    if costs.count(best) == 1:
-        return candidates[costs.index(best)]
-    return rng.choice([candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == best])
-
 
 def _draw(candidates: Sequence[AccountSnapshot], rng: random.Random) -> int:
     """An index drawn by weight."""
-    left = rng.random() * sum(map(_weight, candidates))
+    left = rng.random() * sum(map(weight_of, candidates))
     for index, candidate in enumerate(candidates):
-        left -= _weight(candidate)
+        left -= weight_of(candidate)
         if left < 0.0:
             return index
     return len(candidates) - 1
 
 
-def _expected(candidates: Sequence[AccountSnapshot]) -> list[float]:
-    """Mean latency of each candidate in seconds; one without data is tried as the average of those that have some."""
-    means = [candidate.mean for candidate in candidates]
-    if None not in means:
-        return cast("list[float]", means)
-    known = [mean for mean in means if mean is not None]
-    average = sum(known) / len(known) if known else NO_DATA
-    return [average if mean is None else mean for mean in means]
-
-
-def least_pressure(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
-    """Among the accounts that are not hot, the one expected to finish first; if all are hot, the least used one.
-
-    Hot is by dominant quota share after placement: "most spare tokens" would starve large calls, while dominant share reaches
-    95-100 % of the linear-programming optimum in pools of unequal limits.
-    """
-    if len(candidates) == 1:
-        return candidates[0]
-    cold = candidates
-    if [candidate for candidate in candidates if candidate.dimensions]:
-        shares = [candidate.share_after(demand, now) for candidate in candidates]
-        line = HOT_QUANTILE if len(shares) < FEW else _quantile(shares, HOT_QUANTILE)
-        cold = [candidate for candidate, share in zip(candidates, shares, strict=True) if share <= line]
-        if not cold:
-            return _least(candidates, [share / _weight(c) for c, share in zip(candidates, shares, strict=True)], rng)
-    costs = [
-        latency * (candidate.in_flight + 1) / (candidate.weight or 1.0)
-        for candidate, latency in zip(cold, _expected(cold), strict=True)
-    ]
-    return _least(cold, costs, rng)
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile, linear between order statistics."""
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def least_in_flight(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
     """The account with the fewest attempts in flight, this one included, per weight."""
-    return _least(candidates, [(candidate.in_flight + 1) / _weight(candidate) for candidate in candidates], rng)
+    return least(candidates, [(candidate.in_flight + 1) / weight_of(candidate) for candidate in candidates], rng)
 
 
 def peak_ewma(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
@@ -103,10 +40,10 @@ def peak_ewma(candidates: Sequence[AccountSnapshot], demand: Demand, now: float,
     known = [candidate.peak for candidate in candidates if candidate.peak is not None]
     average = sum(known) / len(known) if known else NO_DATA
     costs = [
-        (average if candidate.peak is None else candidate.peak) * (candidate.in_flight + 1) / _weight(candidate)
+        (average if candidate.peak is None else candidate.peak) * (candidate.in_flight + 1) / weight_of(candidate)
         for candidate in candidates
     ]
-    return _least(candidates, costs, rng)
+    return least(candidates, costs, rng)
 
 
 def power_of_two(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
@@ -116,7 +53,7 @@ def power_of_two(candidates: Sequence[AccountSnapshot], demand: Demand, now: flo
     first = _draw(candidates, rng)
     others = [candidate for index, candidate in enumerate(candidates) if index != first]
     pair = (candidates[first], others[_draw(others, rng)])
-    return _least(pair, [candidate.in_flight for candidate in pair], rng)
+    return least(pair, [candidate.in_flight for candidate in pair], rng)
 
 
 def random_choice(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
@@ -141,7 +78,7 @@ class SmoothRoundRobin:
         best: AccountSnapshot | None = None
         best_current = -math.inf
         for candidate in candidates:
-            weight = _weight(candidate)
+            weight = weight_of(candidate)
             total += weight
             current = self._current[candidate.name] = self._current.get(candidate.name, 0.0) + weight
             if current > best_current:
@@ -153,6 +90,7 @@ class SmoothRoundRobin:
 
 SELECTORS: dict[str, Callable[[], Selector]] = {
     "least_pressure": lambda: least_pressure,
+    "shadow_price": ShadowPrice,
     "least_in_flight": lambda: least_in_flight,
     "peak_ewma": lambda: peak_ewma,
     "power_of_two": lambda: power_of_two,

@@ -1,0 +1,191 @@
+"""A call may wait for an account, though another one could take it: what it takes there is needed more by others."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+
+from balancer import BalancerError, Call, Demand
+
+MARGIN = 0.03  # seconds that the ledger adds to a refill, for the provider's clock
+FEW_TOKENS = {"name": "a", "models": ["m", "only-a"], "limits": {"requests_per_minute": 100, "tokens_per_minute": 10_000}}
+FEW_REQUESTS = {"name": "b", "models": ["m", "only-b"], "limits": {"requests_per_minute": 20, "tokens_per_minute": 50_000}}
+
+
+class Calls:
+    """Starts calls in a nursery; keeps when each began, and on which account."""
+
+    def __init__(self, balancer, nursery):
+        self.balancer, self.nursery = balancer, nursery
+        self.began, self.account, self.errors = {}, {}, {}
+
+    async def start(self, name, tokens, *, within=math.inf, count=1, model=None):
+        """Start calls and let them come to rest."""
+        for number in range(count):
+            self.nursery.start_soon(self._one, f"{name} {number}" if count > 1 else name, tokens, within, model)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def _one(self, name, tokens, within, model):
+        async def attempt(lease):
+            self.began[name], self.account[name] = trio.current_time(), lease.account.name
+
+        with trio.move_on_after(within):
+            try:
+                await self.balancer.run(Call(model, Demand(input_tokens=tokens)), attempt)
+            except BalancerError as error:
+                self.errors[name] = error
+
+
+class Priced:
+    """A selector of a user's: a costs ten seconds, everything else nothing."""
+
+    def __init__(self):
+        self.learned = []
+
+    def __call__(self, candidates, demand, now, rng):
+        return candidates[0]
+
+    def price(self, account, demand, now):
+        return 10.0 if account.name == "a" else 0.0
+
+    def learn(self, accounts, demand, now):
+        self.learned.append(([account.name for account in accounts], demand.tokens))
+        return True
+
+
+ONE = {"name": "b", "limits": {"requests": {"amount": 1, "per": 5.0}}}
+MANY = {"name": "a", "limits": {"requests_per_minute": 1000}}
+
+
+async def test_a_call_waits_for_the_account_of_less_price(balancing, autojump_clock):
+    """5 s at b are less than 10 s at a; it goes to b as soon as that can take it."""
+    async with balancing(MANY, ONE, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", 1)
+        await calls.start("second", 1)
+        assert calls.account == {"first": "b"}
+        await trio.sleep(20.0)
+        assert calls.account["second"] == "b"
+        assert calls.began["second"] == pytest.approx(5.0 + MARGIN, abs=0.01)
+
+
+async def test_a_call_does_not_wait_for_longer_than_the_price(balancing, autojump_clock):
+    """The third one would wait for 10 s and more."""
+    slower = {"name": "b", "limits": {"requests": {"amount": 1, "per": 12.0}}}
+    async with balancing(MANY, slower, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", 1)
+        await calls.start("second", 1)
+        assert calls.account == {"first": "b", "second": "a"}
+
+
+async def test_alone_a_call_waits_for_no_account_that_comes_too_late(balancing, autojump_clock):
+    """With 3 s left the dear account serves it at once."""
+    async with balancing(MANY, ONE, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", 1)
+        await calls.start("second", 1, within=3.0)
+        assert calls.account == {"first": "b", "second": "a"}
+
+
+async def test_left_alone_it_goes_at_once(balancing, autojump_clock):
+    """Two wait, and the second has too little time for the cheap account: when the first is gone it takes the dear one."""
+    async with balancing(MANY, ONE, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", 1)
+        await calls.start("second", 1, within=2.0)
+        await calls.start("third", 2, within=2.5)
+        await trio.sleep(10.0)
+        assert calls.account["second"] == "a"
+        assert calls.errors == {}
+
+
+async def test_those_that_demand_the_same_wait_in_order(balancing, autojump_clock):
+    """One after the other at b, none at a: each time b is 5 s away at most."""
+    async with balancing(MANY, ONE, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("call", 1, count=4)
+        await trio.sleep(60.0)
+        assert [calls.began[f"call {number}"] for number in range(4)] == pytest.approx([0.0, 5.03, 10.06, 15.09], abs=0.05)
+        assert set(calls.account.values()) == {"b"}
+
+
+async def test_a_selector_learns_of_every_call_once(balancing, autojump_clock):
+    """Whether it is placed at once or waits; of each the accounts that could ever take it."""
+    learner = Priced()
+    tokens = {"name": "c", "limits": {"tokens_per_minute": 5}}
+    async with balancing(MANY, ONE, tokens, selector=learner) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        for place, demand in enumerate((1, 2, 9)):
+            await calls.start(f"call {place}", demand)
+        await trio.sleep(30.0)
+    assert learner.learned == [(["a", "b", "c"], 1), (["a", "b", "c"], 2), (["a", "b"], 9)]
+
+
+class Failing(Priced):
+    """A price that raises."""
+
+    def price(self, account, demand, now):
+        raise ZeroDivisionError
+
+
+class Unteachable(Priced):
+    """Learning raises."""
+
+    def learn(self, accounts, demand, now):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("make", [Failing, Unteachable])
+async def test_a_selector_that_fails_fails_the_call_alone(make, balancing, autojump_clock):
+    """The next call gets the same answer: the dispatcher has not ended."""
+
+    async def attempt(lease):
+        pass
+
+    async with balancing(MANY, ONE, selector=make()) as balancer:
+        for _ in range(5):
+            with pytest.raises(BalancerError, match="the selector failed") as caught:
+                await balancer.run(Call(), attempt)
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+async def drain(calls):
+    """Use all of b's requests, and all but 2,400 of a's tokens."""
+    await calls.start("of a", 7600, model="only-a")
+    await calls.start("of b", 100, model="only-b", count=20)
+
+
+async def test_large_calls_leave_scarce_tokens_to_small_ones(balancing, autojump_clock):
+    """A large one waits for b's next request, 3 s away, rather than take 12 s of a's tokens; small ones go to a meanwhile."""
+    async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await drain(calls)
+        await calls.start("large", 2000)
+        await calls.start("small", 100)
+        assert calls.account["small"] == "a"
+        assert "large" not in calls.account
+        await trio.sleep(10.0)
+        assert calls.account["large"] == "b"
+        assert calls.began["large"] == pytest.approx(3.0 + MARGIN, abs=0.05)
+
+
+async def test_a_large_call_takes_scarce_tokens_rather_than_fail(balancing, autojump_clock):
+    """Nobody else waits, and b comes too late."""
+    async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await drain(calls)
+        await calls.start("large", 2000, within=2.0)
+        assert calls.account["large"] == "a"
+
+
+async def test_what_is_not_scarce_costs_nothing(balancing, autojump_clock):
+    """With b used up and a half full, a large call goes to a at once."""
+    async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("of a", 5000, model="only-a")
+        await calls.start("of b", 100, model="only-b", count=20)
+        await calls.start("large", 2000)
+        assert calls.account["large"] == "a"
