@@ -26,6 +26,9 @@ LOAD = 3.0
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 4}
 LEAST_USED = 0.97
 STARTS_WITHIN = 20.0
+REFILLING_AFTER = 0.5
+"""Seconds after the buckets are empty from which their refill is measured: when it began is known only as well as the first of a
+thousand calls at once was answered, and that is waited for once."""
 
 
 @attrs.frozen
@@ -116,6 +119,7 @@ async def press(urls: Sequence[str], look: Look, seconds: float, per_minute: int
 
         nursery.start_soon(arrive)
         await emptied.wait()
+        await trio.sleep(REFILLING_AFTER)
         before = await admitted()
         await trio.sleep(seconds)
         after = await admitted()

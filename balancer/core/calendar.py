@@ -170,6 +170,9 @@ class CalendarWindow:
         if last > self._window:
             self._carried -= amount
 
+    def moved(self, at: float, now: float) -> None:
+        """Every charge is made on its own."""
+
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]

@@ -156,6 +156,9 @@ class CubicBucket:
         full_at = max(self._full_at, now) + before * self._unit
         return max(now, full_at + min(0.0, amount - self._largest) * self._unit)
 
+    def moved(self, at: float, now: float) -> None:
+        """The pace goes on."""
+
     def number(self, mark: Sent) -> int:
         """No header shows this limit, so charges need no numbers."""
         return 0

@@ -222,10 +222,10 @@ class Ledger:
         """The request's first byte was written only now: rates count it from here."""
         if reservation.ended or reservation.at == now:
             return
-        reservation.at = now
+        at, reservation.at = reservation.at, now
         marks = reservation.marks
         for place, (line, amount) in enumerate(zip(reservation.lines, reservation.amounts, strict=True)):
-            marks[place] = line.rebook(amount, marks[place], now)
+            marks[place] = line.rebook(amount, marks[place], at, now)
 
     def counted_by(self, reservation: Reservation, now: float) -> None:
         """The answer has begun, so the provider has counted the request between its first byte out and now."""

@@ -280,11 +280,12 @@ class Line:
             if mark is not HELD:
                 self.counter.take_back(mark, amount)
 
-    def rebook(self, amount: float, mark: Any, now: float) -> Any:
-        """It is sent only now; returns its mark from now on."""
+    def rebook(self, amount: float, mark: Any, at: float, now: float) -> Any:
+        """It was booked at `at` and is sent only now; returns its mark from now on."""
         if mark is None or mark is HELD:
             return mark
         self.undo(amount, mark)
+        self.counter.moved(at, now)
         return self.book(amount, now)
 
     def answered(self, amount: float, mark: Any, at: float, now: float) -> Any:

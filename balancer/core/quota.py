@@ -124,6 +124,10 @@ class Counter(Protocol):
         """Undo `amount` of a charge, as if it had not been made."""
         ...
 
+    def moved(self, at: float, now: float) -> None:
+        """A charge that was made at `at`, and has been taken back, is made only now."""
+        ...
+
     def number(self, mark: Any) -> int:
         """The number of a charge."""
         ...
@@ -226,17 +230,25 @@ class Bucket:
             self._full_at -= worth * self._unit
             self._found.lower(mark, worth)
 
+    def moved(self, at: float, now: float) -> None:
+        """A charge that was made at `at`, and has been taken back, is made only now. If it was of those that began a busy period that
+        begins now: until a request is written the provider's bucket is full."""
+        if at == self._busy_since:
+            self._full_at += now - at
+            self._busy_since = now
+
     def number(self, mark: int) -> int:
         """The number of a charge."""
         return mark
 
     def answered(self, mark: int, amount: float, at: float, now: float) -> int:
         """The charge made at `at` has been counted by `now`. It matters of the one that began a busy period: refill runs from when
-        that was counted. A longer wait than the margin is taken over where it costs little, a shorter one while it is alone."""
+        that was counted. A longer wait than the margin is taken over where it costs little of a bucket's refill, which it does once
+        in a busy period; a shorter one while it is alone."""
         if at == self._busy_since:
             late_for = now - at
             if late_for > self._late_for:
-                if late_for <= min(PROMPT, PROMPT_RATIO * self.burst * self._unit):
+                if late_for <= PROMPT_RATIO * self.burst * self._unit:
                     self._late_for = late_for
             elif self._full_at <= at + amount * self._unit:
                 self._late_for = late_for
@@ -342,6 +354,9 @@ class SlidingWindow:
         entry.amount -= amount
         if entry.counted:
             self._used -= amount
+
+    def moved(self, at: float, now: float) -> None:
+        """Every charge is made and leaves on its own."""
 
     def number(self, mark: Mark) -> int:
         """The number of a charge."""

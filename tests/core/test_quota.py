@@ -277,3 +277,20 @@ def test_minima_stay_small_and_never_answer_too_much() -> None:
     assert all(minima.after(number) <= number for number in range(10_000))
     assert minima.after(9_999) == 9_999
     assert minima.after(10_000) == math.inf
+
+
+def test_a_busy_period_begins_when_its_first_request_is_written_and_is_known_to_have_been_counted() -> None:
+    """Until then the provider's bucket was full and did not refill; that is waited for once, where it costs little."""
+    bucket = Bucket(60, 60.0, 60)
+    marks = [book(bucket, 1, 0.0) for _ in range(60)]
+    bucket.take_back(marks[0], 1)
+    bucket.open -= 1
+    bucket.moved(0.0, 0.2)
+    first = book(bucket, 1, 0.2)
+    assert bucket.earliest(1, 0.5) == pytest.approx(1.2 + MARGIN)
+    bucket.answered(first, 1, 0.2, 0.9)
+    assert bucket.earliest(1, 1.0) == pytest.approx(1.2 + 0.7)
+    late = Bucket(60, 60.0, 1)
+    mark = book(late, 1, 0.0)
+    late.answered(mark, 1, 0.0, 0.9)
+    assert late.earliest(1, 0.9) == pytest.approx(1.0 + MARGIN)
