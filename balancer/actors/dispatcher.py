@@ -33,8 +33,9 @@ from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
 IN_TIME = 2.5
-"""Mean latencies of the quickest account that a ticket must have left, while others wait: what would end too late is placed at
-their cost. In the order of deadlines an overloaded queue else places every call just before its own."""
+"""Mean latencies of the quickest account that a ticket must have left, or half of the time that it had, while others wait: what
+would end too late is placed at their cost. In the order of deadlines an overloaded queue else places every call just before its
+own."""
 
 
 class OthersOut(Exception):
@@ -156,6 +157,7 @@ class Dispatcher:
         self._look_at, self._holding = math.inf, False
         come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
         for ticket in come:
+            ticket.came_at = now
             self._waiting.add(ticket)
         for lane, ticket in self._waiting.round():
             self._guarded(self._look, ticket, now, lane)
@@ -190,6 +192,7 @@ class Dispatcher:
         if not self._waiting.count:
             self._claims.clear()
             self._look_at = math.inf
+        ticket.came_at = now
         self._waiting.add(ticket)
         outlook = self._admit(ticket, now)
         if outlook is None:
@@ -206,7 +209,7 @@ class Dispatcher:
     def _look(self, ticket: Ticket, now: float, lane: Lane) -> None:
         """A waiting ticket's turn has come."""
         ticket.hold = None
-        if ticket.deadline - now < IN_TIME * self.placer.quickest(ticket, now) and self._waiting.count > 1:
+        if self._waiting.count > 1 and self._ends_too_late(ticket, now):
             self._refuse(ticket, too_late(now, now))
             return
         first = not lane.blocked
@@ -226,6 +229,11 @@ class Dispatcher:
             if room_at > now:
                 lane.block(lane.least)
                 self._look_at = min(self._look_at, room_at)
+
+    def _ends_too_late(self, ticket: Ticket, now: float) -> bool:
+        """Whether a ticket has most likely too little time left, and not because its caller gave it no more."""
+        needed = min(IN_TIME * self.placer.quickest(ticket, now), 0.5 * (ticket.deadline - ticket.came_at))
+        return ticket.deadline - now < needed
 
     def _place_now(self, ticket: Ticket, now: float) -> bool:
         count = self._waiting.count

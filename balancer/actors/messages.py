@@ -39,8 +39,8 @@ class Ticket:
     """
 
     __slots__ = (
-        "_on_withdrawn", "_task", "avoid", "call", "deadline", "decision", "dialect", "error", "give_up_at", "hold", "lease", "model", "now_or_never",
-        "pool", "spot", "waiting", "withdrawn",
+        "_on_withdrawn", "_task", "avoid", "call", "came_at", "deadline", "decision", "dialect", "error", "give_up_at", "hold",
+        "lease", "model", "now_or_never", "pool", "spot", "waiting", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Ticket:
         self.error: Exception | None = None
         self.hold: Hold | None = None  # what it had better wait for, though another account could take it
         self.waiting = False
+        self.came_at = 0.0  # when it began to wait
         self.spot: Any = None  # where the queue keeps it
         self.withdrawn = False
         self._task: trio.lowlevel.Task | None = None

@@ -405,3 +405,27 @@ async def test_ten_thousand_cooldowns_end_at_once(balancing_once, autojump_clock
             nursery.start_soon(balancer.run, Call(), backend.attempt)
     began = [at - start for at in backend.began()]
     assert [sum(at < 10.0 for at in began), sum(10.0 <= at < 20.0 for at in began)] == [500, 500]
+
+
+async def test_what_would_end_too_late_gives_way_while_others_wait(balancing_once, autojump_clock):
+    """An attempt takes three seconds: who has three of twelve left is not placed; of five and a half they suffice."""
+    account = {"name": "a", "limits": {"concurrency": 1}}
+    backend = ScriptedBackend(default=Reply(3.0))
+    ends = {}
+
+    async def call(name, within):
+        with trio.move_on_after(within):
+            try:
+                ends[name] = await balancer.run(Call(), backend.attempt)
+            except DeadlineUnreachable:
+                ends[name] = "refused", trio.current_time() - start
+
+    async with balancing_once(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        await balancer.run(Call(), backend.attempt)
+        start = trio.current_time()
+        for name, within in (("first", 4.0), ("second", 12.0), ("third", 12.001), ("fourth", 12.002), ("last", 99.0)):
+            nursery.start_soon(call, name, within)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(7.0)
+        nursery.start_soon(call, "short", 5.5)
+    assert ends == {"first": "a", "second": "a", "third": "a", "fourth": ("refused", 9.0), "last": "a", "short": "a"}
