@@ -17,8 +17,9 @@ import attrs
 import trio
 
 from balancer.core.call import Demand, Usage
-from balancer.core.ledger import Ledger, Reservation
+from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
+from balancer.core.reservation import Reservation
 from balancer.testing.simulation import SimulatedLimit
 from balancer.testing.simulation.limits import find_overruns
 from benchmarks.report import Row, progress

@@ -85,9 +85,6 @@ MOSTLY_USED = (Goal("used", 0.9, least=True), Goal("waiting_ratio", 0.99, least=
 MIXED_SIZES = CallClass("any", lambda rng: Demand(rng.randint(100, 2500), rng.randint(10, 500)))
 MEAN, LARGEST = 1555, 3000
 """Tokens of a demand of `MIXED_SIZES`."""
-LARGER_SIZES = CallClass("any", lambda rng: Demand(rng.randint(400, 10_000), rng.randint(40, 2000)))
-LARGER_MEAN = 6220
-"""Tokens of a demand of `LARGER_SIZES`."""
 
 
 def configured(names: str, limits: Mapping[str, Any], **more: Any) -> dict[str, Any]:

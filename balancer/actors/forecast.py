@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from balancer.core.line import DimensionSnapshot
+from balancer.core.dimension import DimensionSnapshot
+from balancer.core.limits import DAY
 from balancer.core.snapshot import AccountSnapshot
 
 SHORTEST = 0.9
 """Of the nominal period of a calendar's window, the part that every one has: a day of 23 hours, a month of 28 days."""
-DAY = 86400.0
 GRACE = 0.1
 """Seconds by which a refill may come earlier than a ledger says now: its margin for the provider's clock is learned."""
 STEPS = 24

@@ -119,8 +119,8 @@ class Placer:
                     if isinstance(better, Hold):
                         return better
                     chosen = better
-                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
                 place = able.index(chosen)
+                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
                 lease = owners[place].try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)

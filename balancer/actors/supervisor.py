@@ -24,7 +24,7 @@ from balancer.core.account import AccountState
 from balancer.core.call import Call, Demand
 from balancer.core.decision import AttemptRecord, Scan
 from balancer.core.health import HealthSettings
-from balancer.core.limits import Counting, Presets
+from balancer.core.limits import NO_PRESETS, Presets
 from balancer.core.line import Line
 from balancer.core.outcome import Billing, Evidence, LimitSeen
 from balancer.core.settings import Account
@@ -78,7 +78,7 @@ class Supervisor:
     idle_timeout: float
     dialects: frozenset[str] = frozenset()
     shows_limits: bool = False
-    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    presets: Presets = NO_PRESETS
     shared: Sequence[Line] = ()
     anchor: tuple[float, float] = (0.0, 0.0)
     failures: Failures = attrs.field(factory=Failures, init=False)

@@ -16,8 +16,8 @@ from balancer.core.call import DIMENSIONS, Call, Demand
 from balancer.core.cooldown import MAX_TRANSIENT, Cooldowns, Pause, spread
 from balancer.core.estimating import Estimators
 from balancer.core.health import Health, HealthSettings, HealthState
-from balancer.core.ledger import Ledger, Reservation
-from balancer.core.limits import Counting, Presets
+from balancer.core.ledger import Ledger
+from balancer.core.limits import NO_PRESETS, Presets
 from balancer.core.line import Line
 from balancer.core.load import Load
 from balancer.core.outcome import (
@@ -39,6 +39,7 @@ from balancer.core.outcome import (
     Unauthorized,
     Withdrawn,
 )
+from balancer.core.reservation import Reservation
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot, pause_covers
 
@@ -93,7 +94,7 @@ class AccountState:
     health_settings: HealthSettings
     dialects: frozenset[str] = frozenset()
     shows_limits: bool = False
-    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    presets: Presets = NO_PRESETS
     shared: Sequence[Line] = ()
     anchor: tuple[float, float] = (0.0, 0.0)
     ledger: Ledger = attrs.field(init=False)

@@ -10,29 +10,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import attrs
 
 from balancer.core.calendar import APART, load_zone, next_start
 from balancer.core.call import DIMENSIONS, Demand, Usage
 from balancer.core.cubic import CubicBucket
-from balancer.core.learning import LONGEST, Learning
-from balancer.core.limits import Limits, Presets
-from balancer.core.line import ESTIMATED, DimensionSnapshot, Line, Sent, configured
+from balancer.core.dimension import DimensionSnapshot
+from balancer.core.learned import MOST_LEARNED, MOST_MODELS, Learned, LearnedLimits
+from balancer.core.learning import LONGEST
+from balancer.core.limits import NO_PRESETS, Limits, Presets
+from balancer.core.line import ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
+from balancer.core.reservation import Reservation
 
 REMEMBERED = 256
 """Ended reservations to seed a rate with that appears later, and entries of a learned rate to bring back."""
-
-MOST_LEARNED = 16
-"""Learned rates per account: names in headers are the provider's to choose, memory is ours."""
-
-MOST_MODELS = 256
-"""Models whose lines are remembered: their names are the callers' to choose."""
-
-MOST_AMOUNT = 1e15
 
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
@@ -48,49 +42,6 @@ CALMED = 0.99
 
 WARNED = 0.75
 """Of a margin that a refusal has widened, what it never narrows below again."""
-
-
-class Reservation:
-    """A demand booked in the ledger; it ends once, settled or refunded.
-
-    Attributes:
-        demand: what was reserved.
-        model: for which model.
-        at: trio time from which it counts.
-        ended: whether it has been settled or refunded.
-        refunded: whether the provider did not count it.
-        usage: what it really took, once settled and if known.
-        lines, amounts, marks: the ledger's own: what was booked where.
-    """
-
-    __slots__ = ("amounts", "at", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
-
-    def __init__(self, demand: Demand, model: str | None, at: float, lines: Sequence[Line]) -> None:
-        self.demand = demand
-        self.model = model
-        self.at = at
-        self.lines = lines
-        self.amounts: list[float] = []
-        self.marks: list[Any] = []
-        self.ended = False
-        self.refunded = False
-        self.usage: Usage | None = None
-
-    def sent(self, line: Line) -> Sent:
-        """What `line` knows of it."""
-        for place, booked in enumerate(self.lines):
-            if booked is line:
-                return Sent(self.amounts[place], self.marks[place], self.at, self.refunded)
-        return Sent(0.0, None, self.at, self.refunded)
-
-
-@attrs.define(eq=False)
-class _Learned:
-    """A limit that answers showed, for the models that showed it, and its line once its period is known."""
-
-    learning: Learning
-    models: set[str | None] = attrs.field(factory=set[str | None])
-    line: Line | None = None
 
 
 @attrs.define(eq=False, init=False)
@@ -110,7 +61,7 @@ class Ledger:
     _shared: tuple[Line, ...]
     _by_model: dict[str | None, tuple[Line, ...]] | None
     """The lines of each model; `None` while all have the same."""
-    _learned: dict[tuple[str, str], list[_Learned]]
+    _learned: LearnedLimits
     _paces: tuple[Line, ...]
     _open: dict[Reservation, None]
     _recent: deque[Reservation]
@@ -124,17 +75,17 @@ class Ledger:
     def __init__(
         self,
         limits: Limits,
-        presets: Presets | None = None,
+        presets: Presets = NO_PRESETS,
         *,
         shared: Sequence[Line] = (),
         anchor: tuple[float, float] = (0.0, 0.0),
         mirrored: bool = True,
     ) -> None:
         self._anchor, self._mirrored, self._narrowing = anchor, mirrored, True
-        self._presets = presets or {}
+        self._presets = presets
         self._own = tuple(lines_of(limits, self._presets, anchor))
         self._shared = tuple(shared)
-        self._learned, self._paces = {}, ()
+        self._learned, self._paces = LearnedLimits(), ()
         self._open = {}
         self._recent = deque(maxlen=REMEMBERED)
         self._arrange()
@@ -145,11 +96,6 @@ class Ledger:
     def lines(self) -> tuple[Line, ...]:
         """Every rate."""
         return self._lines
-
-    @property
-    def shared(self) -> tuple[Line, ...]:
-        """The lines that other accounts charge too."""
-        return self._shared
 
     def enforced(self) -> bool:
         """Whether any rate exists."""
@@ -300,13 +246,7 @@ class Ledger:
                     counter.margin = max(line.least_margin, counter.margin * CALMED)
                     self._narrowing = True
 
-    def refused(
-        self,
-        reservation: Reservation,
-        dimension: str | None,
-        until: float | None,
-        now: float,
-    ) -> bool:
+    def refused(self, reservation: Reservation, dimension: str | None, until: float | None, now: float) -> bool:
         """The provider refused `reservation`, which has ended, over a rate.
 
         A known rate that has just been waited for is from now on kept farther away from its boundary; one that is named and seems to
@@ -373,17 +313,12 @@ class Ledger:
                 old.remove(before)
             lines.append(self._succeed(before, line, now))
         self._own, self._shared = tuple(lines), tuple(shared)
-        known = {(line.dimension, line.counter.limit) for line in lines}
-        for key, learned in list(self._learned.items()):
-            learned[:] = [one for one in learned if (key[0], one.learning.limit) not in known]
-            if not learned:
-                del self._learned[key]
+        self._learned.forget({(line.dimension, line.counter.limit) for line in lines})
         self._arrange()
 
     def _arrange(self) -> None:
         """The lines as they are now, and which of them each model has."""
-        learned = [one.line for each in self._learned.values() for one in each if one.line is not None]
-        self._lines = (*self._own, *self._shared, *learned, *self._paces)
+        self._lines = (*self._own, *self._shared, *self._learned.lines(), *self._paces)
         split = any(line.models is not None or line.other_models for line in self._lines)
         self._by_model = {} if split else None
         self._narrowing = True
@@ -405,16 +340,14 @@ class Ledger:
 
     def _succeed(self, before: Line | None, line: Line, now: float) -> Line:
         """The line that counts on for `before` under new terms: the same one where it can be resized."""
+        if before is not None and before.take_over(line, now):
+            return before
+        self._seed(line, now)
         if before is not None:
-            if before.take_over(line, now):
-                return before
-            self._seed(line, now)
             used = min(before.counter.burst - room(before.counter, now), line.counter.burst)
             missing = used - (line.counter.burst - room(line.counter, now))
             if missing > 0.0:
                 line.counter.charge(missing, now)
-            return line
-        self._seed(line, now)
         return line
 
     def _seed(self, line: Line, now: float) -> None:
@@ -446,9 +379,12 @@ class Ledger:
 
     def _taught(self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None) -> Line | None:
         """The learned rate that `seen` is about, with what it teaches taken in; `None` while the period is unknown."""
-        learned = self._group(seen, reservation.model)
-        if learned is None:
+        found = self._learned.see(seen, reservation.model)
+        if found is None:
             return None
+        groups, learned, moved = found
+        if moved:
+            self._arrange()
         learning, line = learned.learning, learned.line
         if seen.period is not None:
             learning.known_period = seen.period
@@ -456,8 +392,7 @@ class Ledger:
             learning.shown(seen.remaining)
         if refused_for is not None and seen.reset_after is not None and seen.remaining is not None:
             amount = getattr(reservation.demand, seen.dimension)
-            known = (*self._recent, *self._open) if line is None else ()
-            ours = sum(getattr(one.usage or one.demand, seen.dimension) for one in known) if line is None else line.ours(now)
+            ours = self._ours(seen.dimension) if line is None else line.ours(now)
             if seen.remaining < amount and ours < 0.5 * learning.limit:
                 learning.refused(amount, refused_for, float(seen.reset_after))
         if seen.remaining is not None and seen.reset_after is not None:
@@ -465,63 +400,35 @@ class Ledger:
             if 0 < used <= learning.limit and 0 < seen.reset_after <= LONGEST:
                 oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
                 learning.see(used, seen.rounding, float(seen.reset_after), oldest_for)
-        return self._line_of(learned, (seen.dimension, seen.name), now)
+        return self._line_of(groups, learned, seen, now)
 
-    def _group(self, seen: LimitSeen, model: str | None) -> _Learned | None:
-        """The models that show this limit; a model that shows another amount leaves its group, alone or for that of the amount."""
-        key = seen.dimension, seen.name
-        groups = self._learned.get(key)
-        limit = seen.limit if _is_amount(seen.limit) else None
-        if groups is None:
-            if seen.dimension not in DIMENSIONS or limit is None or sum(map(len, self._learned.values())) >= MOST_LEARNED:
-                return None
-            groups = self._learned[key] = [_Learned(Learning())]
-        group = next((one for one in groups if model in one.models), groups[0])
-        if limit is not None and limit != group.learning.limit and group.models - {model}:
-            group.models.discard(model)
-            joined = next((one for one in groups if one.learning.limit == limit), None)
-            if joined is None:
-                if sum(map(len, self._learned.values())) >= MOST_LEARNED:
-                    return None
-                joined = _Learned(Learning())
-                groups.append(joined)
-            group = joined
-        group.models.add(model)
-        if len(group.models) > MOST_MODELS:
-            group.models.discard(next(iter(group.models)))
-        if limit is not None:
-            group.learning.limit = float(limit)
-        return group
-
-    def _line_of(self, learned: _Learned, key: tuple[str, str], now: float) -> Line | None:
+    def _line_of(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> Line | None:
         """The line of a learned rate as it is known now; made when its period becomes known."""
-        learning, old, groups = learned.learning, learned.line, self._learned[key]
+        learning, old = learned.learning, learned.line
         limit, period = learning.limit, learning.period
         if not period:
             return None
-        first = groups[0] is learned
-        others = frozenset[str | None]().union(*(one.models for one in groups[1:])) if first else frozenset[str | None]()
-        models = None if first else frozenset(learned.models)
-        if old is not None:
-            old.models, old.other_models = models, others
         # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
         refills = learning.refills or (old is not None and isinstance(old.counter, Bucket))
         burst = min(limit, learning.burst)
         counter = Bucket(limit, period, burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
         if old is None or _form(old.counter) != _form(counter):
-            learned.line = self._succeed(old, Line(*key, counter, learned=True, models=models, other_models=others), now)
+            models, others = self._learned.scope(groups, learned)
+            line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
+            learned.line = self._succeed(old, line, now)
             learned.line.counter.mirrored = True
-        elif (self._by_model is None) == (models is None and not others):
-            return old
-        self._arrange()
+            self._arrange()
         return learned.line
 
     def _oldest_for(self, dimension: str, used: float, now: float) -> float:
         """Seconds since the oldest charge we know of; `inf` if ours do not explain `used`."""
-        known = (*self._recent, *self._open)
-        if not known or sum(getattr(reservation.usage or reservation.demand, dimension) for reservation in known) < used:
+        if self._ours(dimension) < used:
             return math.inf
-        return now - min(reservation.at for reservation in known)
+        return now - min(reservation.at for reservation in (*self._recent, *self._open))
+
+    def _ours(self, dimension: str) -> float:
+        """Units that those took which are remembered, or are in flight."""
+        return sum(reservation.taken(dimension) for reservation in (*self._recent, *self._open))
 
 
 def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:
@@ -545,7 +452,3 @@ def pace_of(line: Line) -> CubicBucket:
 
 def _same(old: Line, new: Line) -> bool:
     return (old.dimension, old.models, old.counter.period) == (new.dimension, new.models, new.counter.period)
-
-
-def _is_amount(limit: float | None) -> bool:
-    return limit is not None and 0 < limit <= MOST_AMOUNT

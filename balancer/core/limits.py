@@ -12,14 +12,12 @@ from typing import Any, Literal, cast
 
 import attrs
 
-from balancer.core.calendar import load_zone
+from balancer.core.calendar import LENGTHS, load_zone
 from balancer.core.call import DIMENSIONS
 from balancer.core.setting import RANGE, Range, check_range, each, setting, shown
 from balancer.errors import ConfigError, Fault
 
-DAY = 86400.0
-MONTH = 30 * DAY
-"""Seconds of a month where it is not a month of the calendar."""
+DAY, MONTH = LENGTHS["day"], LENGTHS["month"]
 PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": DAY, "month": MONTH}
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": DAY, **PERIODS}
 _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)/([a-z]+)", re.ASCII)
@@ -86,6 +84,7 @@ DEFAULT = Counting("bucket", None, "adjusted", cached_free=False, failed_charged
 
 Presets = Mapping[tuple[str, float | None], Counting]
 """How a provider counts: (dimension, period in seconds) -> counting; period `None` for every one that has no entry."""
+NO_PRESETS: Presets = {}
 
 
 @attrs.frozen

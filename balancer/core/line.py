@@ -18,6 +18,7 @@ import attrs
 from balancer.core.calendar import CalendarWindow, load_zone
 from balancer.core.call import Demand, Usage
 from balancer.core.cubic import CubicBucket
+from balancer.core.dimension import DimensionSnapshot, Models, covers
 from balancer.core.estimating import KNOWN, EstimateError
 from balancer.core.limits import MONTH, Terms
 from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
@@ -26,61 +27,6 @@ MOST_EVIDENCE = 16
 """Charges to somebody else's account that can be given back; older ones only time frees."""
 
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
-
-
-class DimensionSnapshot(NamedTuple):
-    """One rate at one moment; amounts are computed from instants when they are asked for.
-
-    Attributes:
-        dimension: what it counts, one of `DIMENSIONS`.
-        name: tells several rates of one dimension apart.
-        period: seconds.
-        limit: units per period.
-        burst: units that may go at once; the largest demand that ever fits.
-        learned: whether it was learned from answers, not configured.
-        reserved: units under reservations that have not ended.
-        kept_back: units that are kept free for what these may still turn out to take.
-        held: units in use at most, but for those kept back.
-        full_at: trio time at which refill alone has freed everything; `inf` where charges leave one by one.
-        valid_until: trio time from which a new snapshot shows more room than this one computes; the next refill of a window.
-        bias: mean of what was really taken over what was estimated; 1 without data.
-        spread: relative standard deviation of the same.
-        models: the models it holds for; `None` for every one that is not in `other_models`.
-        other_models: models that have a rate of their own in its place.
-    """
-
-    dimension: str
-    name: str
-    period: float
-    limit: float
-    burst: float
-    learned: bool
-    reserved: float
-    kept_back: float
-    held: float
-    full_at: float
-    valid_until: float
-    bias: float
-    spread: float
-    models: frozenset[str | None] | None
-    other_models: frozenset[str | None]
-
-    def used(self, now: float) -> float:
-        """Units in use: reserved, charged, in debt, kept back."""
-        return in_use(self.held, self.full_at, self.limit / self.period, now) + self.kept_back
-
-    def room(self, now: float) -> float:
-        """Units that fit at once; negative in debt."""
-        return self.burst - self.used(now)
-
-    def covers(self, model: str | None) -> bool:
-        """Whether calls for `model` count against it."""
-        return model not in self.other_models if self.models is None else model in self.models
-
-    @property
-    def next_refill(self) -> float:
-        """Trio time at which more is free (windows) or everything is (buckets); `inf` if nothing is in use."""
-        return min(self.full_at, self.valid_until) if self.held > 0.0 else math.inf
 
 
 class _Held:
@@ -122,8 +68,8 @@ class Line:
     name: str
     counter: Counter
     learned: bool = False
-    models: frozenset[str | None] | None = None
-    other_models: frozenset[str | None] = frozenset()
+    models: Models | None = None
+    other_models: Models = frozenset()
     terms: Terms | None = None
     failed_charged: bool = attrs.field(init=False, default=False)
     demanded: Callable[[Demand], float] = attrs.field(init=False)
@@ -170,7 +116,7 @@ class Line:
 
     def covers(self, model: str | None) -> bool:
         """Whether calls for `model` count against it."""
-        return model not in self.other_models if self.models is None else model in self.models
+        return covers(self.models, self.other_models, model)
 
     @property
     def stamp(self) -> object:
@@ -239,21 +185,13 @@ class Line:
                     error.add(amount, taken)
             elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
                 taken = round(amount * error.bias)
-        if mark is None or mark is HELD:
-            if mark is HELD:
-                self._close(amount, mark)
-            if taken:
-                counter.charge(taken, now)
-            return
-        if self.error is not None:
-            self._squares -= amount * amount
-        if self._before:
-            self._before.pop(counter.number(mark), None)
-        counter.open -= amount
-        if taken > amount:
-            counter.charge(taken - amount, now)
-        elif taken < amount:
-            counter.take_back(mark, amount - taken)
+        if mark is not None:
+            self._close(amount, mark)
+        charged = 0 if mark is None or mark is HELD else amount
+        if taken > charged:
+            counter.charge(taken - charged, now)
+        elif taken < charged:
+            counter.take_back(mark, charged - taken)
 
     def _taken_by(self, usage: Usage | None, amount: float) -> float:
         """Units that an attempt took which was booked with `amount`."""
@@ -415,7 +353,7 @@ class Line:
         )
 
 
-def configured(terms: Terms, anchor: tuple[float, float], models: frozenset[str | None] | None = None) -> Line:
+def configured(terms: Terms, anchor: tuple[float, float], models: Models | None = None) -> Line:
     """The line of a configured rate.
 
     Args:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from balancer.core.call import Demand
 from balancer.core.cooldown import Pause
-from balancer.core.line import DimensionSnapshot
+from balancer.core.dimension import DimensionSnapshot
 
 NO_MODEL = "does not offer the model"
 PROBING = "its probe is out"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from balancer.core.limits import Counting, Presets
+from balancer.core.limits import NO_PRESETS, Presets
 from balancer.core.outcome import (
     Billing,
     CallerFault,
@@ -102,7 +102,7 @@ class OpenAICompatible:
     base_url: str | None
     limits: LimitReader = NO_FAMILIES
     shows_limits: bool = False
-    counting: Presets = attrs.field(factory=dict[tuple[str, float | None], Counting])
+    counting: Presets = NO_PRESETS
     dialects: frozenset[str] = DIALECTS
     auth: str | Mapping[str, str] = "bearer"
     allowance: bytes | None = None

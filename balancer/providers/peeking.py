@@ -16,9 +16,6 @@ from msgspec import Raw, Struct
 from balancer.core.call import Demand
 from balancer.core.estimating import CHARACTERS_PER_TOKEN
 
-BYTES_PER_TOKEN = CHARACTERS_PER_TOKEN
-"""Bytes of text per token at first: each account learns better from usage."""
-
 MEDIA_TOKENS = 1_000
 """Tokens of one image, sound or file, whatever its length: between the 85 to 1,105 of one vendor's images and 1,600 of
 another's largest. Its base64 text would count for a hundred times as much."""
@@ -128,7 +125,7 @@ _MESSAGES = msgspec.json.Decoder(_Messages)
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 _QUOTE, _BRACKET, _BRACE, _NULL = b'"[{n'
-MEDIA_SIZE = MEDIA_TOKENS * BYTES_PER_TOKEN
+MEDIA_SIZE = MEDIA_TOKENS * CHARACTERS_PER_TOKEN
 
 S = TypeVar("S", bound=Struct)
 
@@ -227,7 +224,7 @@ def _size(raw: Raw, depth: int = 0) -> int:
 
 
 def _parts_size(parts: Sequence[_Part | str], depth: int) -> int:
-    size = 0 if depth else len(parts) * MESSAGE_TOKENS * BYTES_PER_TOKEN
+    size = 0 if depth else len(parts) * MESSAGE_TOKENS * CHARACTERS_PER_TOKEN
     for part in parts:
         size += len(part) if isinstance(part, str) else _part_size(part, depth)
     return size
@@ -273,7 +270,7 @@ def _lengths(*raws: Raw) -> int:
 
 
 def _tokens(size: int) -> int:
-    tokens = -(-size // BYTES_PER_TOKEN) or 1
+    tokens = -(-size // CHARACTERS_PER_TOKEN) or 1
     return min(tokens, LARGEST)
 
 

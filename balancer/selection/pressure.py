@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from balancer.core.call import Demand
-from balancer.core.line import DimensionSnapshot
+from balancer.core.dimension import DimensionSnapshot
 from balancer.core.snapshot import AccountSnapshot
 from balancer.selection.selector import least, weight_of
 

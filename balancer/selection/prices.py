@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from balancer.core.call import DIMENSIONS, Demand
-from balancer.core.line import DimensionSnapshot
+from balancer.core.dimension import DimensionSnapshot
 from balancer.core.snapshot import AccountSnapshot
 from balancer.selection.pressure import least_pressure, pressed
 from balancer.selection.selector import weight_of

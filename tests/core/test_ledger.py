@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balancer.core.call import Demand, Usage
-from balancer.core.ledger import MOST_LEARNED, Ledger, Reservation
+from balancer.core.learned import MOST_LEARNED
+from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MARGIN
+from balancer.core.reservation import Reservation
 
 ONE = Demand()
 

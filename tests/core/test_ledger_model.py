@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balancer.core.call import Demand, Usage
-from balancer.core.ledger import Ledger, Reservation
+from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
 from balancer.core.quota import MARGIN
+from balancer.core.reservation import Reservation
 
 LIMITS = Limits(
     requests={"amount": 8, "per": 4.0, "window": "sliding"},

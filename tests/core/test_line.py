@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from balancer.core.call import Demand, Usage
-from balancer.core.ledger import Ledger, Reservation
+from balancer.core.ledger import Ledger
 from balancer.core.limits import Counting, Limits
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, MARGIN
+from balancer.core.reservation import Reservation
 
 DEMAND = Demand(input_tokens=100, output_tokens=50, max_output_tokens=400)
 USAGE = Usage(input_tokens=120, output_tokens=30, cached_tokens=80)
@@ -224,3 +225,25 @@ def test_what_goes_before_a_demand_delays_it() -> None:
     assert window.earliest(Demand(100), 20.0, after=Demand(50)) == 60.0 + MARGIN
     assert window.earliest(Demand(600), 20.0, after=Demand(50)) == 80.0 + MARGIN
     assert window.earliest(Demand(100), 20.0, after=Demand()) == 20.0
+
+
+def test_a_model_that_joins_a_learned_limit_counts_against_it_at_once() -> None:
+    """Each model has the limit that it showed last, also one that was asked for before it showed any."""
+    ledger = Ledger(Limits())
+
+    def shows(model: str, limit: float) -> None:
+        reservation = ledger.reserve(Demand(), 0.0, model)
+        ledger.observe((LimitSeen("requests", "requests", limit, limit - 1, 60.0, period=60.0),), 0.0, reservation)
+        ledger.settle(reservation, None, 0.0)
+
+    def limits(model: str) -> list[float]:
+        return [line.counter.limit for line in ledger.reserve(Demand(), 0.0, model).lines]
+
+    shows("a", 10)
+    shows("b", 10)
+    shows("b", 50)
+    assert (limits("a"), limits("b"), limits("c")) == ([10], [50], [10])
+    shows("c", 50)
+    assert (limits("a"), limits("b"), limits("c")) == ([10], [50], [50])
+    shows("b", 10)
+    assert (limits("a"), limits("b"), limits("c")) == ([10], [10], [50])

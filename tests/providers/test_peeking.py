@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balancer.core.call import Demand
 from balancer.providers.dialect import PLAIN, dialect_of
-from balancer.providers.peeking import BYTES_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, OUTPUT_TOKENS, Peek
+from balancer.providers.peeking import CHARACTERS_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, OUTPUT_TOKENS, Peek
 
 CHAT = dialect_of("POST", "/chat/completions")
 RESPONSES = dialect_of("POST", "/responses")
@@ -119,7 +119,7 @@ TEXTS = [
 def test_text_is_counted_wherever_it_stands(dialect, fields):
     """Messages, parts, tool calls and results, system texts, tools and schemas all count as text."""
     tokens = peek(dialect, **fields).demand.input_tokens
-    assert len(TEXT) / BYTES_PER_TOKEN <= tokens <= len(TEXT) / BYTES_PER_TOKEN + 30
+    assert len(TEXT) / CHARACTERS_PER_TOKEN <= tokens <= len(TEXT) / CHARACTERS_PER_TOKEN + 30
 
 
 @pytest.mark.parametrize(("given", "tokens"), [([1, 2, 3], 3), ([[1, 2], [3, 4]], 4), ("", 1), (None, 1)])

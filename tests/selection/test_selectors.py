@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from balancer.core.account import AccountState
 from balancer.core.call import Demand
+from balancer.core.dimension import DimensionSnapshot
 from balancer.core.health import HealthSettings
-from balancer.core.line import DimensionSnapshot
 from balancer.core.outcome import Evidence, Served
 from balancer.core.settings import Account
 from balancer.errors import ConfigError

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import attrs
 
 from balancer.core.call import Demand
-from balancer.core.limits import Counting, Limits, Presets, Rate, Terms
+from balancer.core.limits import NO_PRESETS, Limits, Presets, Rate, Terms
 from balancer.testing.mock.counters import Bucket, Calendar, Counter, Sliding, Taken
 
 _WHOLE = ("requests", "images")
@@ -107,7 +107,7 @@ class Ledger:
 
     limits: Limits
     charge_refused: bool = False
-    presets: Presets = attrs.field(factory=dict[tuple[str, "float | None"], Counting])
+    presets: Presets = NO_PRESETS
     epoch: float = 0.0
     in_flight: int = attrs.field(init=False, default=0)
     _limits: tuple[_Limit, ...] = attrs.field(init=False)

@@ -1,0 +1,47 @@
+"""A demand booked in a ledger: it ends once, settled or refunded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from balancer.core.call import Demand, Usage
+from balancer.core.line import Line, Sent
+
+
+class Reservation:
+    """What one attempt has booked of every rate that its model counts against.
+
+    Attributes:
+        demand: what was reserved.
+        model: for which model.
+        at: trio time from which it counts.
+        ended: whether it has been settled or refunded.
+        refunded: whether the provider did not count it.
+        usage: what it really took, once settled and if known.
+        lines, amounts, marks: the ledger's own: what was booked where.
+    """
+
+    __slots__ = ("amounts", "at", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
+
+    def __init__(self, demand: Demand, model: str | None, at: float, lines: Sequence[Line]) -> None:
+        self.demand = demand
+        self.model = model
+        self.at = at
+        self.lines = lines
+        self.amounts: list[float] = []
+        self.marks: list[Any] = []
+        self.ended = False
+        self.refunded = False
+        self.usage: Usage | None = None
+
+    def sent(self, line: Line) -> Sent:
+        """What `line` knows of it."""
+        for place, booked in enumerate(self.lines):
+            if booked is line:
+                return Sent(self.amounts[place], self.marks[place], self.at, self.refunded)
+        return Sent(0.0, None, self.at, self.refunded)
+
+    def taken(self, dimension: str) -> float:
+        """Units of a dimension: what it took, as far as that is known, else what it demands."""
+        return getattr(self.usage or self.demand, dimension)
