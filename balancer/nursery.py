@@ -34,7 +34,7 @@ from balancer.engine.mapping import Result, map_calls
 from balancer.engine.scoped import scoped
 from balancer.engine.unwrapping import Unwrapped
 from balancer.errors import Closed, ConfigError, Fault
-from balancer.providers.provider import get_provider
+from balancer.providers.provider import common_counting, get_provider
 from balancer.routing.table import TableRouter
 from balancer.selection import make_selector
 from balancer.transports.link import AccountLink, check_addresses
@@ -92,7 +92,7 @@ class BalancerNursery:
         self._nursery = nursery
         self._config = config
         self._anchor = (trio.current_time(), epoch)
-        self._shared = {name: Ledger(limits, anchor=self._anchor) for name, limits in config.shared_limits.items()}
+        self._shared = self._shared_ledgers(config, {})
         self._rng = random.Random(config.seed)
         self._supervisors: dict[str, Supervisor] = {}
         self._retired: list[Supervisor] = []
@@ -213,12 +213,7 @@ class BalancerNursery:
         selector = self._dispatcher.placer.selector if same else make_selector(new.selector)
         check_addresses(new.accounts)
         old, self._config = self._config, new
-        now = trio.current_time()
-        shared = {name: Ledger(limits, anchor=self._anchor) for name, limits in new.shared_limits.items()}
-        for name in shared.keys() & self._shared.keys():
-            shared[name] = self._shared[name]
-            shared[name].replace(new.shared_limits[name], now)
-        self._shared = shared
+        self._shared = self._shared_ledgers(new, self._shared)
         providers = {account.name: account.provider for account in new.accounts}
         for supervisor in list(self._supervisors.values()):
             if providers.get(supervisor.name) != supervisor.account.provider:  # another provider is another account
@@ -284,6 +279,18 @@ class BalancerNursery:
         )
         link.changed = supervisor.link_changed
         return supervisor
+
+    def _shared_ledgers(self, config: BalancerConfig, old: Mapping[str, Ledger]) -> dict[str, Ledger]:
+        """What accounts share, counted as their provider counts; what was charged is kept."""
+        ledgers: dict[str, Ledger] = {}
+        for name, limits in config.shared_limits.items():
+            presets = common_counting(account.provider for account in config.accounts if name in account.limits.shared)
+            if (ledger := old.get(name)) is None:
+                ledger = Ledger(limits, presets, anchor=self._anchor)
+            else:
+                ledger.replace(limits, trio.current_time(), presets=presets)
+            ledgers[name] = ledger
+        return ledgers
 
     def _shared_lines(self, account: Account) -> tuple[Line, ...]:
         """What the account shares with others. Each is written by the supervisors of all of them, synchronously."""

@@ -20,7 +20,7 @@ from balancer.core.limits import Limits, Presets, Terms
 from balancer.core.settings import Account
 from balancer.documents import read_toml
 from balancer.errors import ConfigError
-from balancer.providers.provider import get_provider
+from balancer.providers.provider import common_counting, get_provider
 from balancer.testing.backends import read_config
 from balancer.testing.mock import MockSettings
 
@@ -64,11 +64,12 @@ def _understood(file: Path, config: BalancerConfig, mocks: Mapping[str, MockSett
         "accounts": [_account(account, told, mocks) for account, told in zip(config.accounts, written, strict=True)],
         "shared_limits": {
             name: {
-                "accounts": [account.name for account in config.accounts if name in account.limits.shared],
+                "accounts": [account.name for account in sharing],
                 "limits": limits_table(limits),
-                "rates": _rates(limits, {}),
+                "rates": _rates(limits, common_counting(_provider_of(account, mocks) for account in sharing)),
             }
             for name, limits in config.shared_limits.items()
+            for sharing in [[account for account in config.accounts if name in account.limits.shared]]
         },
         "pools": [attrs.asdict(pool) for pool in config.pools],
         "routes": [attrs.asdict(route) for route in config.routes],
@@ -85,10 +86,16 @@ def _number(value: Any) -> Any:
     return None if value == math.inf else value
 
 
+def _provider_of(account: Account, mocks: Mapping[str, MockSettings]) -> str:
+    """The name of the provider that answers for it."""
+    mock = mocks.get(account.name)
+    return mock.speaks if mock else account.provider
+
+
 def _account(account: Account, table: Mapping[str, Any], mocks: Mapping[str, MockSettings]) -> dict[str, Any]:
     """One account as JSON; `table` is its own in the file, which still says where its key comes from."""
     mock = mocks.get(account.name)
-    provider = get_provider(mock.speaks if mock else account.provider)
+    provider = get_provider(_provider_of(account, mocks))
     sources = [{"source": name, "name": table[name]} for name in ("key_env", "key_file") if table.get(name) is not None]
     if account.key is not None and not sources:
         sources = [{"source": "key", "name": [None for _ in account.keys] if len(account.keys) > 1 else None}]

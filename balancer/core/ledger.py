@@ -303,8 +303,10 @@ class Ledger:
 
     # -- settings ---------------------------------------------------------------------------------------------------------
 
-    def replace(self, limits: Limits, now: float, *, shared: Sequence[Line] = ()) -> None:
-        """Other settings; what was charged is kept, and what was learned, unless it is configured now."""
+    def replace(self, limits: Limits, now: float, *, shared: Sequence[Line] = (), presets: Presets | None = None) -> None:
+        """Other settings; what was charged is kept, and what was learned, unless it is configured now. `presets`: `None`: as before."""
+        if presets is not None:
+            self._presets = presets
         old = list(self._own)
         lines: list[Line] = []
         for line in lines_of(limits, self._presets, self._anchor):

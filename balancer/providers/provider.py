@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from balancer.core.limits import Presets
+from balancer.core.limits import NO_PRESETS, Presets
 from balancer.core.outcome import Evidence, LimitSeen
 from balancer.providers.anthropic import Anthropic
 from balancer.providers.compatible import AZURE, BEDROCK, CEREBRAS, GEMINI, GROQ, MISTRAL, OPENROUTER, VLLM
@@ -71,6 +71,13 @@ def _by_name(*providers: Provider) -> Mapping[str, Provider]:
 
 PROVIDERS = _by_name(OPENAI, Anthropic(), PlainHTTP(), AZURE, BEDROCK, CEREBRAS, GEMINI, GROQ, MISTRAL, OPENROUTER, VLLM)
 """Every provider by its name."""
+
+
+def common_counting(names: Iterable[str]) -> Presets:
+    """How the providers of these names count what their accounts share: as one of them does if they are the same, else nothing is
+    known."""
+    different = set(names)
+    return get_provider(different.pop()).counting if len(different) == 1 else NO_PRESETS
 
 
 def get_provider(name: str) -> Provider:

@@ -235,3 +235,15 @@ def test_every_key_source_is_shown(tmp_path, monkeypatch, capsys):
     assert all(text in shown for text in ("variable K1", "variable K2", "file 1.key", "holds its keys in the file"))
     assert shown.count("in this file") == 2
     assert "secret" not in out + shown
+
+
+def test_a_shared_limit_is_counted_as_the_provider_of_its_accounts_counts(tmp_path, capsys):
+    """Where they have one provider; of different ones nothing is known."""
+    file = tmp_path / "balancer.toml"
+    account = '[[accounts]]\nname = "{0}"\nprovider = "{1}"\nbase_url = "http://x.test"\nlimits = {{ shared = ["org"] }}\n'
+    shared = "[shared_limits.org]\ntokens_per_minute = 1000\n"
+    for second, charged in (("azure", "max_tokens"), ("openai", "adjusted")):
+        file.write_text(account.format("a", "azure") + account.format("b", second) + shared)
+        assert check(file, as_json=True) == 0
+        (rate,) = json.loads(capsys.readouterr().out)["shared_limits"]["org"]["rates"]
+        assert rate["charged"] == charged
