@@ -25,7 +25,7 @@ from balancer.transports.body import EndMarkMissing, HeldBody
 from balancer.transports.connections import StaleConnection, outcome_of
 from balancer.transports.decoding import Decoder, DecodingError, decoder
 from balancer.transports.link import AccountLink, InjectedLine, InjectedLines, Line, Lines, RawResponse
-from balancer.transports.rewriting import AccountAddress, BadHeader, rewrite_headers
+from balancer.transports.rewriting import HOP_BY_HOP, AccountAddress, BadHeader, rewrite_headers
 
 MAX_ERROR_BODY = 256 * 1024
 """Bytes of an error answer that are read; real ones have a few hundred."""
@@ -37,10 +37,7 @@ EVENT_STREAM = b"text/event-stream"
 PAGE = b"text/html"
 HTTPCORE_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, StaleConnection)
 
-_CONNECTION = frozenset((
-    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade",
-))  # fmt: skip
-_CONNECTION_AND_FRAMING = _CONNECTION | {b"content-encoding", b"content-length"}
+_HOP_AND_FRAMING = HOP_BY_HOP | {b"content-encoding", b"content-length"}
 
 
 @attrs.define(eq=False)
@@ -218,10 +215,11 @@ class Exchange:
         *,
         readable: bool,
     ) -> Answer:
+        now = trio.current_time()  # its waits run from the head, however long the body takes
         content = await body.read_error(MAX_ERROR_BODY)
         if not readable:
             content = b""
-        evidence = link.provider.evidence(response.status, headers, content, trio.current_time())
+        evidence = link.provider.evidence(response.status, headers, content, now)
         answer = Answer(response.status, _passed(headers, decoded=True), content)
         if isinstance(evidence.outcome, CallerFault | Served):
             lease.settle(evidence.outcome, limits=limits)
@@ -231,8 +229,6 @@ class Exchange:
     def evidence(self, error: Exception, lease: Lease) -> Evidence | None:
         """What an error of `perform` says about the account; `None` if it is the caller's own."""
         match error:
-            case AttemptFailed():
-                return Evidence(error.outcome, error.usage, error.limits)
             case EndMarkMissing():
                 return Evidence(Truncated())
             case DecodingError():
@@ -250,7 +246,7 @@ class Exchange:
 
 def _passed(headers: Headers, *, decoded: bool) -> Sequence[tuple[bytes, bytes]]:
     """An answer's headers for the caller: without those of the connection, and of an encoding that was undone."""
-    dropped = _CONNECTION_AND_FRAMING if decoded else _CONNECTION
+    dropped = _HOP_AND_FRAMING if decoded else HOP_BY_HOP
     if dropped.isdisjoint(headers.by_name()):
         return headers.raw
     return [pair for pair in headers.raw if pair[0].lower() not in dropped]

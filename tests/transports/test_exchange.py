@@ -218,6 +218,15 @@ async def test_refused_account_is_asked_again(balancing_once, autojump_clock):
         assert 10.0 <= trio.current_time() < 20.0
 
 
+async def test_a_wait_runs_from_the_answers_head(balancing_once, autojump_clock):
+    """However long the body of the refusal takes."""
+    slow = HTTPReply(429, {"retry-after": "6"}, chunks=[b"{", b"}"], chunk_after=2.0)
+    async with balancing_once(account("a", slow, OK)) as balancer, client_of(balancer) as client:
+        start = trio.current_time()
+        assert ends(await client.post("/chat/completions", json=ASKED)) == ["RateLimited", "Served"]
+        assert 6.0 <= trio.current_time() - start < 6.5
+
+
 async def test_each_attempt_gets_its_accounts_own(balancing_once, autojump_clock):
     """Every attempt is rewritten for its account: credential, model, address."""
     first = account("a", HTTPReply(500), key="sk-a", models={"m": "m-a"})
