@@ -11,7 +11,8 @@ from balancer.cli.rates import rate_name
 from balancer.core.snapshot import AccountSnapshot
 
 _BAR = 8
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
+_UNITS = ((999.5e12, 1e15, "P"), (999.5e9, 1e12, "T"), (999.5e6, 1e9, "G"), (999.5e3, 1e6, "M"), (1e4, 1e3, "k"))
+"""From where on, in which unit, with which letter; three digits round up to the next unit."""
 
 
 @attrs.frozen
@@ -87,7 +88,7 @@ def gauges_of(snapshot: AccountSnapshot, now: float) -> list[Gauge]:
 
 def short(amount: float) -> str:
     """An amount in at most six characters: `0.4`, `45`, `9,999`, `30k`, `1.25M`."""
-    for unit, letter in _UNITS:
-        if amount >= unit:
-            return f"{amount / (1e3 if letter == 'k' else unit):.3g}{letter}"
+    for least, unit, letter in _UNITS:
+        if amount >= least:
+            return f"{amount / unit:.3g}{letter}"
     return f"{amount:,.0f}" if amount >= 10 or amount == int(amount) else f"{amount:.1f}"

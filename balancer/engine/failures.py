@@ -35,8 +35,7 @@ def _of_response(response: Any, provider: Provider, now: float) -> Evidence | No
     if isinstance(status, bool) or not isinstance(status, int):
         return None
     headers = Headers(_raw_headers(_look(response, "headers")))
-    evidence = provider.evidence(status, headers, _body(response), now)
-    return Evidence(evidence.outcome, evidence.usage, evidence.limits or provider.limits_seen(headers))
+    return provider.evidence(status, headers, _body(response), now)
 
 
 def _raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:

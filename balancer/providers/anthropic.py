@@ -10,6 +10,7 @@ import attrs
 
 from balancer.core.limits import Counting, Presets
 from balancer.core.outcome import (
+    SERVED,
     Billing,
     CallerFault,
     Evidence,
@@ -20,14 +21,13 @@ from balancer.core.outcome import (
     Overloaded,
     Ramp,
     RateLimited,
-    Served,
     TimedOut,
     Unauthorized,
 )
 from balancer.providers.auth import in_header
 from balancer.providers.judging import Case, Kind, judge, limits_of, read_error
 from balancer.providers.limits import Family, LimitReader
-from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, rfc3339, wait_until
+from balancer.providers.values import LONGEST_RESET, NO_HEADERS, Headers, ValueInvalid, rfc3339, wait_until
 
 ERRORS: Mapping[str, Kind] = {
     "ramp_limit_exceeded": Ramp,
@@ -67,8 +67,6 @@ COUNTING: Presets = {
 """Input is estimated at the start, then adjusted, and cache reads do not count for most models; output counts as it is produced.
 Buckets that refill continuously, which is the default. Documented: platform.claude.com, "Rate limits"."""
 
-SERVED = Served()
-NO_HEADERS = Headers(())
 
 _OWN_SPEND_LIMIT = re.compile(r"You have reached your specified (?:workspace )?API usage limits", re.IGNORECASE)
 _REGAIN = re.compile(r"regain access on ([0-9]{4}-[0-9]{2}-[0-9]{2}) at ([0-9]{2}:[0-9]{2}) UTC", re.ASCII)

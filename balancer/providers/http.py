@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from balancer.core.limits import PERIODS, Presets
-from balancer.core.outcome import CallerFault, Evidence, Faulted, LimitSeen, Served
+from balancer.core.outcome import SERVED, CallerFault, Evidence, Faulted, LimitSeen
 from balancer.providers.auth import in_header
 from balancer.providers.judging import Case, Said, judge
 from balancer.providers.limits import LimitReader, family
@@ -27,7 +27,6 @@ BY_PERIOD = LimitReader(
 PLAIN = LimitReader(tuple(family("requests", "requests", "", prefix) for prefix in PREFIXES), any_wait)
 COUNTING: Presets = {}
 """Any API counts as it likes: nothing is preset."""
-SERVED = Served()
 
 CALLERS_OWN = frozenset((404, 409, 424, 498))
 """Statuses that an LLM provider uses about itself, and any other API about what it was asked."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import attrs
 
 from balancer.core.outcome import LimitSeen
 from balancer.providers.standard import LONGEST_WINDOW, STANDARD_NAMES, standard_limits
-from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, amount, number
+from balancer.providers.values import Headers, ValueInvalid, amount, believed, number
 
 ResetParser = Callable[[bytes, Headers], float]
 
@@ -85,13 +86,8 @@ class LimitReader:
                 continue
             reset_after = None
             if (reset := get(family.reset)) is not None:
-                try:
-                    reset_after = self.parse_reset(reset, headers)
-                except ValueInvalid:
-                    pass
-                else:
-                    if reset_after > LONGEST_RESET:
-                        reset_after = None
+                with contextlib.suppress(ValueInvalid):
+                    reset_after = believed(self.parse_reset(reset, headers))
             period = family.period if family.renewal is None else _renewal(get(family.renewal), family.period)
             rounding = family.rounding
             seen.append(LimitSeen(family.dimension, family.name, limit or None, remaining, reset_after, rounding, period))

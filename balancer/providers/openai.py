@@ -8,6 +8,7 @@ import attrs
 
 from balancer.core.limits import NO_PRESETS, Presets
 from balancer.core.outcome import (
+    SERVED,
     Billing,
     CallerFault,
     Evidence,
@@ -18,7 +19,6 @@ from balancer.core.outcome import (
     QuotaExhausted,
     Ramp,
     RateLimited,
-    Served,
     TimedOut,
     Unauthorized,
 )
@@ -26,7 +26,7 @@ from balancer.providers.auth import in_header
 from balancer.providers.judging import Case, Kind, judge, limits_of, read_error
 from balancer.providers.limits import LimitReader, family
 from balancer.providers.refusals import of_period
-from balancer.providers.values import Headers, any_wait, go_duration
+from balancer.providers.values import NO_HEADERS, Headers, any_wait, go_duration
 
 ERRORS: Mapping[str, Kind] = {
     "slow_down": Ramp,
@@ -69,8 +69,6 @@ ERRORS: Mapping[str, Kind] = {
 }
 """Codes and types of OpenAI, and of those that speak its dialects (Azure, Groq, Mistral, OpenRouter, Gemini, Bedrock, vLLM)."""
 
-SERVED = Served()
-NO_HEADERS = Headers(())
 DIALECTS = frozenset(("openai.chat", "openai.responses", "openai.embeddings"))
 
 

@@ -16,7 +16,7 @@ import attrs
 
 from balancer.core.outcome import LimitSeen
 from balancer.providers.structured import Bare, Item, parse_dictionary, parse_list
-from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, amount, any_wait
+from balancer.providers.values import Headers, ValueInvalid, amount, any_wait, believed
 
 STANDARD_NAMES = frozenset((b"ratelimit", b"ratelimit-policy", b"ratelimit-limit", b"ratelimit-remaining"))
 """Where none of these is, there is nothing to read here."""
@@ -190,10 +190,7 @@ def _from_fields(headers: Headers) -> tuple[State, tuple[Policy, ...]]:
 
 
 def _seen(name: str, state: State, window: float | None) -> LimitSeen:
-    reset_after = state.reset_after
-    if reset_after is not None and reset_after > LONGEST_RESET:
-        reset_after = None
-    return LimitSeen("requests", name, state.limit or None, state.remaining, reset_after, period=window)
+    return LimitSeen("requests", name, state.limit or None, state.remaining, believed(state.reset_after), period=window)
 
 
 def _by_window(window: float | None) -> str:

@@ -61,6 +61,8 @@ class Headers:
         return self._made_at
 
 
+NO_HEADERS = Headers(())
+
 _NUMBER = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,20})?")
 _GROUPED = re.compile(rb"[0-9]{1,3}(?:,[0-9]{3}){1,4}")
 _DURATION = re.compile(rb"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:h|ms|us|ns|m|s) ?){1,6}")
@@ -82,14 +84,6 @@ _HTTP_DATES = (
     re.compile(rb"[A-Z][a-z]{5,8}, (?P<day>[0-9]{2})-(?P<month>[A-Z][a-z]{2})-(?P<year>[0-9]{2}) " + _TIME + rb" GMT"),
     re.compile(rb"[A-Z][a-z]{2} (?P<month>[A-Z][a-z]{2}) (?P<day>[0-9 ][0-9]) " + _TIME + rb" (?P<year>[0-9]{4})"),
 )
-
-
-def integer(value: Value) -> int:
-    """Digits alone, at most 15 of them; so `-1`, the mark for "not reported", is invalid, which is absent."""
-    text = _ascii(value)
-    if len(text) > 15 or not text.isdigit():
-        raise ValueInvalid("not a non-negative integer")
-    return int(text)
 
 
 def number(value: Value) -> float:
@@ -140,10 +134,9 @@ def go_duration(value: Value) -> float:
     return wait
 
 
-def duration(value: Value) -> float:
-    """A duration, or plain seconds."""
-    text = _ascii(value)
-    return go_duration(text) if text[-1:].isalpha() else seconds(text)
+def believed(wait: float | None) -> float | None:
+    """A reset that may be; `None` of one that is longer than any period."""
+    return None if wait is None or wait > LONGEST_RESET else wait
 
 
 def rfc3339(value: Value) -> float:

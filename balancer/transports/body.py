@@ -21,7 +21,7 @@ from balancer.core.outcome import SERVED, Outcome, Served, TimedOut, Truncated
 from balancer.errors import StreamTruncated
 from balancer.providers.dialect import BodyReader
 from balancer.transports.decoding import Decoder, DecodingError
-from balancer.transports.link import AccountLink, Line, Lines, ResponseStream
+from balancer.transports.link import AccountLink, InjectedLine, Line, Lines, ResponseStream
 
 MAX_TAIL = 64 * 1024
 """Bytes that a reader may leave unread at `aclose` and still have the rest read for its end mark, so that the connection is kept."""
@@ -328,8 +328,8 @@ class HeldBody:
 
     def _drop(self) -> None:
         self._lines.discard(self._line)
-        # Generators that are dropped unfinished make trio warn; to end them needs a task.
-        trio.lowlevel.spawn_system_task(_bury, self._iterator, self._stream, name="balancer closes a dropped answer")
+        if isinstance(self._line, InjectedLine):
+            trio.lowlevel.spawn_system_task(_bury, self._iterator, self._stream, name="balancer closes a dropped answer")
 
 
 def is_timeout(error: Exception) -> bool:
@@ -338,8 +338,8 @@ def is_timeout(error: Exception) -> bool:
 
 
 async def _bury(iterator: AsyncIterator[bytes], stream: ResponseStream) -> None:
-    """Let the parser's generators end. Their socket is closed, so that reading on ends all of them at once, the inner ones too;
-    closing the outer one would leave those to the garbage collector, and trio warns of that."""
+    """Let the generators of a transport given in code end. They have been told to, so that reading on ends all of them at once, the
+    inner ones too; closing the outer one would leave those to the garbage collector, and trio warns of that."""
     with trio.move_on_after(1.0, shield=True):
         with suppress(Exception):
             while True:

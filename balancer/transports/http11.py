@@ -28,7 +28,7 @@ NOT_HTTP = "the answer is not HTTP/1.1"
 NO_ANSWER = "the backend closed the connection without an answer"
 SWITCHING_PROTOCOLS = 101
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _USUAL_HEAD = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [\t -~\x80-\xff]*)?\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
 )
@@ -86,7 +86,7 @@ def _head(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) 
 
 def _learn(name: bytes) -> bool:
     """Whether a header's name is a token; the usual ones are remembered."""
-    good = _TOKEN.fullmatch(name) is not None
+    good = TOKEN.fullmatch(name) is not None
     if good and len(_NAMES) < _REMEMBERED:
         _NAMES.add(name)
     return good

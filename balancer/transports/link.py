@@ -22,7 +22,7 @@ RequestBody = bytes | AsyncIterable[bytes]
 
 
 class ResponseStream(Protocol):
-    """A response's body as httpcore and httpx give it."""
+    """A response's body as our connections and httpx give it."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Its chunks."""
@@ -34,7 +34,7 @@ class ResponseStream(Protocol):
 
 
 class RawResponse(Protocol):
-    """A response's head and body, of httpcore."""
+    """A response's head and body."""
 
     status: int
     headers: Sequence[tuple[bytes, bytes]]

@@ -162,8 +162,8 @@ def _told(given: object) -> dict[str, Any]:
     return told
 
 
-async def _streamed(given: AsyncIterable[bytes]) -> tuple[bytes | OneShot, bool]:
-    """A request body that comes in parts, in memory where it fits, and that it is good for one attempt only."""
+async def _streamed(given: AsyncIterable[bytes]) -> bytes | OneShot:
+    """A request body that comes in parts, in memory where it fits."""
     parts: list[bytes] = []
     size = 0
     stream = aiter(given)
@@ -171,8 +171,8 @@ async def _streamed(given: AsyncIterable[bytes]) -> tuple[bytes | OneShot, bool]
         parts.append(chunk)
         size += len(chunk)
         if size > MAX_BODY:
-            return OneShot(parts, stream), True
-    return b"".join(parts), True
+            return OneShot(parts, stream)
+    return b"".join(parts)
 
 
 def _transport_of(library: ModuleType) -> type[Any]:
@@ -226,7 +226,7 @@ def _transport_of(library: ModuleType) -> type[Any]:
                 body = request.read()
                 one_shot = len(body) > MAX_BODY
             else:
-                body, one_shot = await _streamed(request.stream)
+                body, one_shot = await _streamed(request.stream), True
             try:
                 answer, decision = await self._seam.handle(request, body, one_shot=one_shot)
             except BadPath as error:

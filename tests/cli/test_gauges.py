@@ -74,7 +74,9 @@ def test_a_bar_is_always_as_wide(used: float) -> None:
         (9999, "9,999"),
         (30_000, "30k"),
         (1_250_000, "1.25M"),
+        (999_600, "1M"),
         (3e14, "300T"),
+        (1e15, "1P"),
     ],
 )
 def test_amounts_are_short(amount: float, text: str) -> None:
@@ -87,4 +89,6 @@ def test_no_amount_breaks_the_table() -> None:
     """From nothing to the largest limit there is, six characters do."""
     for exponent in range(-3, 16):
         for factor in (1.0, 1.2345, 9.9999):
-            assert len(short(min(1e15, factor * math.pow(10, exponent)))) <= 6
+            text = short(min(1e15, factor * math.pow(10, exponent)))
+            assert len(text) <= 6
+            assert "e" not in text

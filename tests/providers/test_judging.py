@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from balancer.core.outcome import QuotaExhausted
 from balancer.providers.judging import TRANSIENT_CAP, read_error, wait_in_text
-from balancer.providers.limits import LONGEST_RESET
 from balancer.providers.provider import PROVIDERS
-from balancer.providers.values import Headers
+from balancer.providers.values import LONGEST_RESET, Headers
 
 NAMES = st.sampled_from(
     [b"retry-after", b"retry-after-ms", b"date", b"x-should-retry", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens",
