@@ -67,8 +67,8 @@ class Dispatcher:
     """When time alone may let a ticket be placed that could not be when it was looked at."""
     _placed: int = attrs.field(default=0, init=False)
     """Placements while others waited."""
-    _holding: bool = attrs.field(default=False, init=False)
-    """Whether a ticket waits that an account could take: alone it may go."""
+    _holding: set[str] = attrs.field(factory=set[str], init=False)
+    """Pools in which a ticket waits that an account could take: alone it may go."""
     _rung: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -154,15 +154,18 @@ class Dispatcher:
     def _round(self, now: float) -> None:
         """Look at those that wait, best first, together with those that have just come."""
         self._claims.clear()
-        self._look_at, self._holding = math.inf, False
+        self._holding.clear()
+        self._look_at = math.inf
         come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
         for ticket in come:
             ticket.came_at = now
             self._waiting.add(ticket)
+        looked_at: set[Ticket] = set()
         for lane, ticket in self._waiting.round():
             self._guarded(self._look, ticket, now, lane)
+            looked_at.add(ticket)
         for ticket in reversed(come):  # who came first stays, if not all can
-            self._guarded(self._admit, ticket, now)
+            self._guarded(self._no_room if ticket in looked_at else self._admit, ticket, now)
         if come:
             self._taken = deque(ticket for ticket in self._taken if ticket.now_or_never)
 
@@ -183,7 +186,7 @@ class Dispatcher:
     def _decide(self, ticket: Ticket, now: float) -> None:
         """A ticket has come, and nothing has changed for those that wait."""
         lane = self._waiting.lane(ticket) if self._waiting.count else None
-        behind = lane is not None and (ticket.now_or_never or lane.cut or lane.sure_blocked(ticket.call.demand))
+        behind = lane is not None and (ticket.now_or_never or lane.cut or lane.sure_blocked(ticket.call))
         if (not behind and self._place_now(ticket, now)) or not ticket.open:
             return
         if ticket.now_or_never:
@@ -209,8 +212,8 @@ class Dispatcher:
     def _look(self, ticket: Ticket, now: float, lane: Lane) -> None:
         """A waiting ticket's turn has come."""
         ticket.hold = None
-        if self._waiting.count > 1 and self._ends_too_late(ticket, now):
-            self._refuse(ticket, too_late(now, now))
+        if self._ends_too_late(ticket, now):
+            self._end_patience(ticket, now)
             return
         first = not lane.blocked
         if first and (self._place_now(ticket, now) or not ticket.open):
@@ -225,21 +228,32 @@ class Dispatcher:
             self._claim(ticket, outlook)
         if first or lane.seen_at != self._placed:
             lane.seen_at = self._placed
-            room_at = self.placer.room_at(ticket, lane.least, self._claims, now)
-            if room_at > now:
-                lane.block(lane.least)
+            if (least := lane.least) is not None and (room_at := self.placer.room_at(ticket, least, self._claims, now)) > now:
+                lane.exhaust()
                 self._look_at = min(self._look_at, room_at)
 
     def _ends_too_late(self, ticket: Ticket, now: float) -> bool:
-        """Whether a ticket has most likely too little time left, and not because its caller gave it no more."""
-        needed = min(IN_TIME * self.placer.quickest(ticket, now), 0.5 * (ticket.deadline - ticket.came_at))
-        return ticket.deadline - now < needed
+        """Whether a ticket has most likely too little time left, and not because its caller gave it no more, while others wait."""
+        left = ticket.deadline - now
+        if left >= 0.5 * (ticket.deadline - ticket.came_at):
+            return False
+        return left < IN_TIME * self.placer.quickest(ticket, now) and self._crowded(ticket)
+
+    def _crowded(self, ticket: Ticket) -> bool:
+        """Whether another ticket of its pool waits that an account of this one's could serve."""
+        return any(self.placer.compete(ticket, other) for other in self._waiting.others(ticket))
 
     def _place_now(self, ticket: Ticket, now: float) -> bool:
-        count = self._waiting.count
-        lease = self.placer.try_place(ticket, self._claims if count else None, now, count > ticket.waiting)
-        ticket.hold = lease if isinstance(lease, Hold) else None
-        if lease is None or isinstance(lease, Hold):
+        if self._waiting.count:
+            lease = self.placer.try_place(ticket, self._claims, now, self._crowded(ticket))
+        else:
+            lease = self.placer.try_place(ticket, None, now)
+        ticket.hold = None
+        if lease is None:
+            return False
+        if isinstance(lease, Hold):
+            ticket.hold = lease
+            self._holding.add(ticket.pool)
             return False
         if not ticket.open:  # the selector is user code: it may have cancelled the very call
             lease.settle(Withdrawn(sent=False))
@@ -247,7 +261,7 @@ class Dispatcher:
         if self._waiting.count:
             self._placed += 1
             lease.share = self._waiting.serve(ticket)
-            self._waiting.left(ticket)
+            self._left(ticket)
         ticket.grant(lease)
         return True
 
@@ -256,23 +270,31 @@ class Dispatcher:
         if not ticket.waiting:
             return None
         outlook = self.placer.outlook(ticket, now)
-        if self._hopeless(ticket, outlook, now):
+        if self._hopeless(ticket, outlook, now) or self._no_room(ticket, now):
             return None
+        self._look_at = min(self._look_at, outlook.look_at)
+        return outlook
+
+    def _no_room(self, ticket: Ticket, now: float) -> bool:
+        """Refuses a ticket that has joined the queue if those before it make it too late, or if too many wait."""
+        if not ticket.waiting:
+            return True
         waiting, tenant = self._waiting, self._waiting.tenant(ticket)
         if (retry_at := self._certainly_at(ticket, now)) > ticket.give_up_at:
             self._refuse(ticket, too_late(retry_at, now))
         elif waiting.count > self.max_waiting:
-            self._refuse(ticket, full(waiting.count - 1, None, max(now, outlook.earliest)))
+            self._refuse(ticket, full(waiting.count - 1, None, max(now, self.placer.outlook(ticket, now).earliest)))
         elif tenant.waiting > tenant.max_waiting:
-            self._refuse(ticket, full(tenant.waiting - 1, tenant, max(now, outlook.earliest)))
-        else:
-            self._look_at = min(self._look_at, outlook.look_at)
-            return outlook
-        return None
+            self._refuse(ticket, full(tenant.waiting - 1, tenant, max(now, self.placer.outlook(ticket, now).earliest)))
+        return not ticket.waiting
 
     def _certainly_at(self, ticket: Ticket, now: float) -> float:
-        """Trio time before which no account can take it, whatever happens, since others go before it; `-inf` if none do."""
-        before = self._waiting.certainly_before(ticket) if ticket.give_up_at < math.inf else 0
+        """Trio time before which no account can take it, whatever happens while latencies stay as they are, since others go before it;
+        `-inf` if none do for certain."""
+        if ticket.give_up_at == math.inf:
+            return -math.inf
+        late_for, held = IN_TIME * self.placer.quickest(ticket, now), self.placer.may_hold(ticket)
+        before = self._waiting.certainly_before(ticket, late_for, held=held)
         if not before:
             return -math.inf
         accounts = [supervisor.snapshot(now) for supervisor in self.placer.accounts(ticket)]
@@ -296,13 +318,12 @@ class Dispatcher:
     def _claim(self, ticket: Ticket, outlook: Outlook) -> None:
         """Keep those behind a blocked ticket from delaying it. When an awaited attempt ends nobody knows: then by time, too."""
         if (hold := ticket.hold) is not None:
-            self._holding = True
             self._look_at = min(self._look_at, hold.at)
             if not self._claims.on(hold.supervisor):
                 self._claims.add(ticket, hold.supervisor, hold.at)
             return
-        awaited, now = outlook.awaited, outlook.earliest
-        if awaited is not None and self._claims.allow(awaited, ticket.call.demand, now):
+        awaited, model, now = outlook.awaited, ticket.model, outlook.earliest
+        if awaited is not None and self._claims.allow(awaited, model, awaited.demand(ticket.call, model), now):
             self._claims.add(ticket, awaited, now)
         if outlook.refilled is not None:
             self._claims.add(ticket, outlook.refilled, outlook.refilled_at)
@@ -311,8 +332,16 @@ class Dispatcher:
         """A ticket is answered or withdrawn; whom it held up may go."""
         if ticket.waiting:
             held_up = self._claims.held_by(ticket) or self._waiting.lane_cut(ticket)
+            self._left(ticket)
+            if held_up:
+                self.ring()
+
+    def _left(self, ticket: Ticket) -> None:
+        """It waits no longer: one that is held back in its pool may be alone now."""
+        if ticket.waiting:
             self._waiting.left(ticket)
-            if held_up or (self._holding and self._waiting.count == 1):
+            lane = self._waiting.lane(ticket)
+            if ticket.pool in self._holding and (lane is None or lane.count == 1):
                 self.ring()
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:

@@ -8,12 +8,13 @@ placed is passed by.
 from __future__ import annotations
 
 import heapq
-from operator import attrgetter, ge, le
+import math
+from operator import ge, le
 
 import attrs
 
 from balancer.actors.messages import Ticket
-from balancer.core.call import Demand
+from balancer.core.call import Call, Demand
 from balancer.core.ordered import Ordered
 from balancer.core.tenants import Tenant, amount_of
 
@@ -26,8 +27,16 @@ Rank = tuple[int, float, float, int]
 """Less goes first: priority (negative), the tenant's counter, end of patience, number of arrival."""
 Entry = tuple[float, int, Ticket]
 
-amounts_of = attrgetter("input_tokens", "output_tokens", "requests", "output_bound", "images")
-"""Everything of a demand that any quota counts: one that is at least another in each of these needs at least as much."""
+OWN, UNBOUNDED, BOUNDED = range(3)
+"""How what a call takes is known: its caller says it, or accounts learn it of such without or with a bound of their output."""
+
+
+def amounts_of(call: Call) -> Amounts:
+    """Everything of a call's demand that any quota counts, and how it is known: one that is at least another in each of these takes at
+    least as much of any account, whatever that has learned. Where they are known in other ways neither is, hence that twice."""
+    demand = call.demand
+    known = OWN if not call.estimated else UNBOUNDED if demand.max_output_tokens is None else BOUNDED
+    return demand.input_tokens, demand.output_tokens, demand.requests, demand.output_bound, demand.images, known, -known
 
 
 def lane_of(ticket: Ticket) -> LaneKey:
@@ -57,10 +66,14 @@ class Level:
     order: Ordered[tuple[float, int, Backlog]] = attrs.field(factory=Ordered[tuple[float, int, Backlog]], init=False)
     backlogs: dict[Tenant, Backlog] = attrs.field(factory=dict[Tenant, Backlog], init=False)
     ends: Ordered[tuple[float, int]] = attrs.field(factory=Ordered[tuple[float, int]], init=False)
-    most: Amounts = (0, 0, 0, 0, 0)
+    most: Amounts | None = None
     """No ticket that has waited here since it was empty demands more of anything."""
+    least: Amounts | None = None
+    """Nor less."""
     largest: float = 0.0
     """Nor counts for more in its tenant's share."""
+    soonest: float = math.inf
+    """Nor has an earlier deadline."""
 
 
 @attrs.define(eq=False)
@@ -69,6 +82,7 @@ class Lane:
 
     Attributes:
         key: what they ask for.
+        count: how many wait.
         blocked: demands that no account could take when they were looked at: who demands as much need not be looked at.
         held: demands that had better wait than take an account that could take them: who demands the same does, too.
         over: whether not even the least demand can be taken.
@@ -77,6 +91,7 @@ class Lane:
     """
 
     key: LaneKey
+    count: int = attrs.field(default=0, init=False)
     levels: dict[int, Level] = attrs.field(factory=dict[int, Level], init=False)
     blocked: list[Amounts] = attrs.field(factory=list[Amounts], init=False)
     held: set[Amounts] = attrs.field(factory=set[Amounts], init=False)
@@ -94,15 +109,17 @@ class Lane:
         return entry[2]
 
     @property
-    def least(self) -> Demand:
-        """No ticket demands less of anything than this."""
+    def least(self) -> Demand | None:
+        """No ticket demands less of anything than this; `None` where that of two is known in different ways."""
         assert self._least is not None, "a lane is made for a ticket"
-        input_tokens, output_tokens, requests, _, _ = self._least
-        return Demand(input_tokens, output_tokens, requests)
+        input_tokens, output_tokens, requests, bound, images, known, minus = self._least
+        if known != -minus:
+            return None
+        return Demand(input_tokens, output_tokens, requests, images, None if known == UNBOUNDED else bound)
 
-    def sure_blocked(self, demand: Demand) -> bool:
-        """Whether the last look has shown that no account can take this demand, or that it had better wait."""
-        amounts = amounts_of(demand)
+    def sure_blocked(self, call: Call) -> bool:
+        """Whether the last look has shown that no account can take this call, or that it had better wait."""
+        amounts = amounts_of(call)
         if amounts in self.held:
             return True
         for blocked in self.blocked:  # noqa: SIM110 - looked at for every ticket, and a generator costs as much again
@@ -112,14 +129,19 @@ class Lane:
 
     def stays(self, ticket: Ticket) -> None:
         """This ticket was looked at and still waits."""
+        amounts = amounts_of(ticket.call)
         if ticket.hold is None:
-            self.block(ticket.call.demand)
+            self._block(amounts)
         else:
-            self.held.add(amounts_of(ticket.call.demand))
+            self.held.add(amounts)
 
-    def block(self, demand: Demand) -> None:
-        """No account can take this demand, hence no larger one."""
-        amounts = amounts_of(demand)
+    def exhaust(self) -> None:
+        """No account can take even the least demand."""
+        assert self._least is not None, "a lane is made for a ticket"
+        self._block(self._least)
+
+    def _block(self, amounts: Amounts) -> None:
+        """No account can take this, hence nothing larger."""
         if len(self.blocked) <= LOOK_BEHIND:
             self.blocked.append(amounts)
         if self._least is not None and all(map(le, amounts, self._least)):
@@ -162,7 +184,7 @@ class Walk:
             if self._looked > LOOK_BEHIND:
                 lane.cut = True
                 return None
-            if not lane.sure_blocked(head[1].call.demand):
+            if not lane.sure_blocked(head[1].call):
                 return head
             self.take(stays=True)
         return None

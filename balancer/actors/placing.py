@@ -106,7 +106,7 @@ class Placer:
                     not snapshot.passed_over(model, wanted, now, cold)
                     and snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
-                    and not (claims and not claims.allow(supervisor, wanted, now))
+                    and not (claims and not claims.allow(supervisor, model, wanted, now))
                 ):
                     able.append(snapshot)
                     owners.append(supervisor)
@@ -218,7 +218,9 @@ class Placer:
                 raise SelectorFailed from error
 
     def _may_use(self, supervisor: Supervisor, ticket: Ticket) -> bool:
-        return supervisor.name not in ticket.avoid and (ticket.dialect is None or ticket.dialect in supervisor.dialects)
+        if supervisor.name in ticket.avoid or (ticket.dialect is not None and ticket.dialect not in supervisor.dialects):
+            return False
+        return ticket.model is None or supervisor.account.model_name(ticket.model) is not None
 
     def accounts(self, ticket: Ticket) -> Iterator[Supervisor]:
         """The accounts of its pool that it may use. A router may name a pool that there is not, or not any more."""
@@ -227,9 +229,21 @@ class Placer:
                 if self._may_use(supervisor, ticket):
                     yield supervisor
 
+    def compete(self, ticket: Ticket, other: Ticket) -> bool:
+        """Whether there is an account that both may use."""
+        return any(self._may_use(supervisor, other) for supervisor in self.accounts(ticket))
+
+    def may_hold(self, ticket: Ticket) -> bool:
+        """Whether tickets like this one may wait though an account could take them."""
+        return price_of(self.selector) is not None and any(len(tier) > 1 for tier in self.pools.get(ticket.pool, ()))
+
     def quickest(self, ticket: Ticket, now: float) -> float:
-        """The least mean latency of its accounts in seconds; 0 while one of them has none."""
-        return min((supervisor.snapshot(now).mean or 0.0 for supervisor in self.accounts(ticket)), default=0.0)
+        """The least mean latency in seconds of the accounts that could ever take it; 0 while one of them has none."""
+        quickest, model = math.inf, ticket.model
+        for supervisor in self.accounts(ticket):
+            if supervisor.earliest(model, supervisor.demand(ticket.call, model), now) < math.inf:
+                quickest = min(quickest, supervisor.snapshot(now).mean or 0.0)
+        return quickest if quickest < math.inf else 0.0
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """When accounts could take a ticket that none takes now."""
@@ -254,12 +268,13 @@ class Placer:
     def room_at(self, ticket: Ticket, least: Demand, claims: Claims, now: float) -> float:
         """When an account could take at least this demand of one that asks for the same as the ticket: `now` if one could at once,
         `inf` if time alone lets none."""
-        room_at = math.inf
+        room_at, model, call = math.inf, ticket.model, attrs.evolve(ticket.call, demand=least)
         for supervisor in self.accounts(ticket):
-            at = supervisor.earliest(ticket.model, least, now)
+            demand = supervisor.demand(call, model)
+            at = supervisor.earliest(model, demand, now)
             if at > now:
                 room_at = min(room_at, at)
-            elif not supervisor.snapshot(now).passed_over(ticket.model, least, now, ticket.dialect is not None):
-                if claims.allow(supervisor, least, now):
+            elif not supervisor.snapshot(now).passed_over(model, demand, now, ticket.dialect is not None):
+                if claims.allow(supervisor, model, demand, now):
                     return now
         return room_at

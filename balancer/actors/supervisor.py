@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -115,10 +115,14 @@ class Supervisor:
         """What the call is expected to take of this account."""
         return self._state.demand(call, model) if call.estimated else call.demand
 
-    def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
-        """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited. With `after`, as if an attempt
-        with that demand had been placed here now, before it."""
-        return self._state.earliest(model, demand, now, after)
+    def earliest(self, model: str | None, demand: Demand, now: float, before: Mapping[Line, float] | None = None) -> float:
+        """Trio time before which the account cannot take the call; `now` if an attempt's end is awaited. With `before`, as if these
+        units were booked now, before it."""
+        return self._state.earliest(model, demand, now, before)
+
+    def amounts(self, model: str | None, demand: Demand) -> dict[Line, float]:
+        """Units that the demand takes of every rate that counts the model, shared ones among them."""
+        return self._state.ledger.amounts(demand, model)
 
     def try_lease(self, ticket: Ticket, now: float, scan: Scan) -> Lease | None:
         """A lease for the ticket, or `None`: the ledger decides, the snapshot only advised. Never raises."""
@@ -228,6 +232,7 @@ class Supervisor:
     def _reconfigure(self, message: Reconfigure) -> None:
         try:
             self.account, self.health, self.idle_timeout = message.account, message.health, message.idle_timeout
+            self.shared = message.shared
             self._state.change(message.account, message.health, trio.current_time(), message.shared)
             self.link.reconfigure(message.account)
         except Exception as error:
@@ -266,5 +271,7 @@ class Supervisor:
                 logs.warning("balancer.account_disabled", account=self.name, reason=snapshot.reason)
             case "ejected":
                 logs.info("balancer.account_ejected", account=self.name, reason=snapshot.reason, until=snapshot.until)
+            case "cooling":
+                logs.info("balancer.account_paused", account=self.name, reason=snapshot.reason, until=snapshot.until)
             case _:
                 logs.info("balancer.account_recovered", account=self.name)

@@ -50,6 +50,7 @@ class WaitingTickets:
     tenants: Tenants = attrs.field(factory=Tenants)
     count: int = attrs.field(default=0, init=False)
     _lanes: dict[LaneKey, Lane] = attrs.field(factory=dict[LaneKey, Lane], init=False)
+    _pools: dict[str, dict[Lane, None]] = attrs.field(factory=dict[str, dict[Lane, None]], init=False)
     _backlogs: dict[Tenant, dict[Backlog, None]] = attrs.field(factory=dict[Tenant, dict[Backlog, None]], init=False)
     _ends: Ordered[Entry] = attrs.field(factory=Ordered[Entry], init=False)
     _arrivals: int = attrs.field(default=0, init=False)
@@ -66,6 +67,7 @@ class WaitingTickets:
         tenant = self.tenants.enter(call.tenant, self._least(level))
         if lane is None:
             lane = self._lanes[key] = Lane(key)
+            self._pools.setdefault(ticket.pool, {})[lane] = None
         if level is None:
             level = lane.levels[call.priority] = Level(lane, call.priority)
         backlog = level.backlogs.get(tenant)
@@ -76,10 +78,13 @@ class WaitingTickets:
             self._backlogs.setdefault(tenant, {})[backlog] = None
         backlog.tickets.add(entry)
         level.ends.add(entry[:2])
-        amounts = amounts_of(call.demand)
-        level.most = tuple(map(max, level.most, amounts))
+        amounts = amounts_of(call)
+        level.most = tuple(map(max, level.most or amounts, amounts))
+        level.least = tuple(map(min, level.least or amounts, amounts))
         level.largest = max(level.largest, amount_of(call.demand))
+        level.soonest = min(level.soonest, ticket.deadline)
         lane.widen(amounts)
+        lane.count += 1
         if ticket.give_up_at < ticket.deadline:  # at its deadline the caller's own cancel withdraws it
             self._ends.add(entry)
         ticket.waiting, ticket.spot = True, (backlog, entry)
@@ -94,6 +99,7 @@ class WaitingTickets:
         level, lane, tenant = backlog.level, backlog.level.lane, backlog.tenant
         backlog.tickets.remove(entry)
         level.ends.remove(entry[:2])
+        lane.count -= 1
         if ticket.give_up_at < ticket.deadline:
             self._ends.remove(entry)
         if not backlog.tickets:
@@ -104,7 +110,9 @@ class WaitingTickets:
             if not level.backlogs:
                 del lane.levels[level.priority]
                 if not lane.levels:
-                    del self._lanes[lane.key]
+                    del self._lanes[lane.key], self._pools[ticket.pool][lane]
+                    if not self._pools[ticket.pool]:
+                        del self._pools[ticket.pool]
         self.tenants.leave(tenant)
         self.count -= 1
         if not self.count:
@@ -136,7 +144,7 @@ class WaitingTickets:
     def serve(self, ticket: Ticket) -> Share:
         """While others wait, the ticket's tenant is served with what it demands."""
         name, amount = ticket.call.tenant, amount_of(ticket.call.demand)
-        tenant = self.tenants.known(name) or self.tenants.passing(name, self._least(None))
+        tenant = self.tenants.passing(name, self._least)
         self.serve_more(tenant, amount)
         return Share(self, tenant, amount)
 
@@ -149,7 +157,7 @@ class WaitingTickets:
             backlog.place = (tenant.counter, backlog.place[1], backlog)
             order.add(backlog.place)
 
-    def _least(self, level: Level | None) -> float:
+    def _least(self, level: Level | None = None) -> float:
         """The least counter of the tenants that wait on this level; if none does, of all that wait."""
         levels = [level] if level is not None else [level for lane in self._lanes.values() for level in lane.levels.values()]
         firsts = [level.order.first() for level in levels]
@@ -160,6 +168,15 @@ class WaitingTickets:
     def lane(self, ticket: Ticket) -> Lane | None:
         """Where tickets wait that ask for the same thing as this one, if any do."""
         return self._lanes.get(lane_of(ticket))
+
+    def others(self, ticket: Ticket) -> Iterator[Ticket]:
+        """The first ticket of every lane of its pool in which others than this one wait; of its own before the others'."""
+        own = self.lane(ticket)
+        if own is not None and own.count > ticket.waiting:
+            yield own.first()
+        for lane in self._pools.get(ticket.pool, ()):
+            if lane is not own:
+                yield lane.first()
 
     def round(self) -> Iterator[tuple[Lane, Ticket]]:
         """The tickets that may be placed now, best first. One that still waits when the next is asked for could not be placed:
@@ -196,22 +213,33 @@ class WaitingTickets:
         served = backlog.tenant.counter + amount_of(ticket.call.demand) / backlog.tenant.weight
         return served <= first.tenant.counter + backlog.level.largest / max(first.tenant.weight, backlog.tenant.weight)
 
-    def certainly_before(self, ticket: Ticket) -> int:
+    def certainly_before(self, ticket: Ticket, late_for: float, *, held: bool) -> int:
         """How many tickets of its lane go before this one whatever happens, unless their callers withdraw them.
 
         Those are tickets that rank before it and wait as long, provided that none of them demands more of anything: whatever
         account could take this one could take any of those first. The call of a tenant that ranks elsewhere among the tenants of
         its level may be served before or after those of others, so of its own level only its own tenant's count.
+
+        Args:
+            ticket: one of the tickets, or one that has come.
+            late_for: seconds before its deadline in which a ticket may be refused, if they are less than half of what it had. Who may
+                be refused so before this one's end does not count, unless this one would be, too.
+            held: whether a ticket may be held back though an account could take it: then one that demands something else may go
+                before it.
         """
         lane, priority, end = self.lane(ticket), ticket.call.priority, ticket.give_up_at
         if lane is None:
             return 0
-        amounts, before = amounts_of(ticket.call.demand), 0
+        alike = end == ticket.deadline and late_for <= 0.5 * (end - ticket.came_at)
+        amounts, before = amounts_of(ticket.call), 0
         for level in lane.levels.values():
-            if level.priority >= priority and all(map(ge, amounts, level.most)):
+            if level.priority < priority or level.most is None:
+                continue
+            if level.most == level.least == amounts if held else all(map(ge, amounts, level.most)):
+                stay = level.soonest >= end + late_for
                 if level.priority > priority:
-                    before += level.ends.count_from((end,))
-                elif (tenant := self.tenants.known(ticket.call.tenant)) is not None and tenant in level.backlogs:
+                    before += level.ends.count_from((end if stay else end + late_for,))
+                elif (stay or alike) and (tenant := self.tenants.known(ticket.call.tenant)) and tenant in level.backlogs:
                     tickets = level.backlogs[tenant].tickets
                     arrival = ticket.spot[1][1] if ticket.waiting else math.inf
                     before += tickets.count_from((end,)) - tickets.count_from((end, arrival))

@@ -45,7 +45,7 @@ from balancer.core.snapshot import AccountSnapshot, pause_covers
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from balancer.core.secret import Secret
 
@@ -164,12 +164,12 @@ class AccountState:
         self._snapshot = None
         return Admission(reservation, model, probe, now, next(self._turns), first)
 
-    def earliest(self, model: str | None, demand: Demand, now: float, after: Demand | None = None) -> float:
-        """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited. With `after`, as if
-        an attempt with that demand had been placed here now, before it."""
+    def earliest(self, model: str | None, demand: Demand, now: float, before: Mapping[Line, float] | None = None) -> float:
+        """Trio time before which this account cannot take the call; `now` if only other attempts' ends are awaited. With `before`, as if
+        these units were booked now, before it."""
         if self.account.model_name(model) is None and model is not None:
             return math.inf
-        at = max(now, self.ledger.earliest(demand, now, model, after))
+        at = max(now, self.ledger.earliest(demand, now, model, before))
         if self.health.state is Health.EJECTED:
             at = max(at, self.health.ejected_until)
         for pause in self.cooldowns.pauses():

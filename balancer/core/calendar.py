@@ -138,17 +138,16 @@ class CalendarWindow:
             return math.inf
         self._pass(now)
         fits = self.limit - amount + WHOLE
-        if self._used <= fits:
-            return now
-        if self._carried <= fits:
-            return self._start_at + self._slack()
-        return self._trio_time(next_start(self._start, self.period_name, self.zone)) + self._slack()
+        return now if self._used <= fits else self._later(self._carried, fits)
 
     def behind(self, before: float, amount: float, now: float) -> float:
         """When `amount`, which may ever fit, would fit if `before` were charged now."""
-        if self.earliest(min(before + amount, self.limit), now) > now or before + amount > self.limit:
-            return self._start_at + self._slack()
-        return now
+        self._pass(now)
+        fits = self.limit - amount + WHOLE
+        if self._used + before <= fits:
+            return now
+        carried = before if now + self._slack() >= self._start_at else 0.0
+        return self._later(self._carried + carried, fits)
 
     def charge(self, amount: float, now: float) -> Mark:
         """Take `amount`, whether it fits or not; returns its mark."""
@@ -199,6 +198,13 @@ class CalendarWindow:
             self._window += 1
             self._used, self._carried = self._carried, 0.0
             self._begin(next_start(self._start, self.period_name, self.zone))
+
+    def _later(self, carried: float, fits: float) -> float:
+        """When what does not fit now does: after the next start, or after the one behind it if too much is carried over."""
+        start_at = self._start_at
+        if carried > fits:
+            start_at = self._trio_time(next_start(self._start, self.period_name, self.zone))
+        return start_at + self._slack()
 
     def _begin(self, start: float) -> None:
         self._start, self._start_at = start, self._trio_time(start)

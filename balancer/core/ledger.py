@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -108,15 +108,21 @@ class Ledger:
                 return False
         return True
 
-    def earliest(self, demand: Demand, now: float, model: str | None = None, after: Demand | None = None) -> float:
+    def earliest(
+        self, demand: Demand, now: float, model: str | None = None, before: Mapping[Line, float] | None = None
+    ) -> float:
         """Trio time from which every rate of the model admits the demand: `now` if at once, or once attempts in flight have ended;
-        `inf` if it never fits. With `after`, as if that demand were reserved now, before it."""
+        `inf` if it never fits. With `before`, as if these units were booked now, before it."""
         fits_at = now
         for line in self._lines_for(model):
             if amount := line.demanded(demand):
-                at = line.earliest(amount, now, 0.0 if after is None else line.demanded(after))
+                at = line.earliest(amount, now, 0.0 if before is None else before.get(line, 0.0))
                 fits_at = max(fits_at, at)
         return fits_at
+
+    def amounts(self, demand: Demand, model: str | None = None) -> dict[Line, float]:
+        """Units that the demand takes of every rate of the model, shared ones among them."""
+        return {line: line.demanded(demand) for line in self._lines_for(model)}
 
     @property
     def counts_tokens(self) -> bool:

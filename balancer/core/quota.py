@@ -193,12 +193,14 @@ class Bucket:
 
     def behind(self, before: float, amount: float, now: float) -> float:
         """When `amount`, which may ever fit, would fit if `before` were charged now."""
-        full_at, busy_since = self._full_at, self._busy_since
-        if full_at + self._late_for <= now:
-            busy_since = now
-        full_at = max(full_at, now) + before * self._unit
-        over = (amount - self.burst) * self._unit
-        return now if full_at - busy_since + over <= SLACK else max(now, full_at + self._late_for + over)
+        backlog, busy_since, late_for = self._full_at - now, self._busy_since, self._late_for
+        if backlog < self.margin:
+            if backlog + late_for <= 0.0:
+                busy_since, late_for = now, self.margin
+            backlog = max(0.0, backlog)
+            late_for = max(late_for, self.margin - backlog)
+        full_at, over = now + backlog + before * self._unit, (amount - self.burst) * self._unit
+        return now if full_at - busy_since + over <= SLACK else max(now, full_at + late_for + over)
 
     def charge(self, amount: float, now: float) -> int:
         """Take `amount`, whether it fits or not; returns its mark."""
@@ -325,9 +327,13 @@ class SlidingWindow:
 
     def behind(self, before: float, amount: float, now: float) -> float:
         """When `amount`, which may ever fit, would fit if `before` were charged now."""
+        stay_for = self.period + self.margin
         if before + amount > self.limit:
-            return now + self.period + self.margin
-        return self.earliest(before + amount, now)
+            return now + stay_for
+        at, log = self.earliest(before + amount, now), self._log
+        # What joins the last entry makes it leave later.
+        joins = at > now and at == log[-1].at + stay_for and now - self._begun_at < self.period / GRANULES
+        return now + stay_for if joins else at
 
     def charge(self, amount: float, now: float) -> Mark:
         """Take `amount`, whether it fits or not; returns its mark."""

@@ -8,7 +8,7 @@ any span in which two tenants wait, what they were served per weight then differ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -113,9 +113,10 @@ class Tenants:
         if not tenant.waiting:
             self._rest(tenant)
 
-    def passing(self, name: str, least: float) -> Tenant:
-        """The tenant of a call that is served without waiting while others wait."""
-        tenant = self._found(name, least)
+    def passing(self, name: str, least: Callable[[], float]) -> Tenant:
+        """The tenant of a call that is served while others wait, whether it has waited or not. `least`: as in `enter`, asked only for
+        a tenant that is not remembered."""
+        tenant = self._known.get(name) or self._found(name, least())
         if not tenant.waiting:
             self._rest(tenant)
         return tenant

@@ -18,22 +18,24 @@ class Calls:
     """Starts calls in a nursery; keeps when each began, and on which account."""
 
     def __init__(self, balancer, nursery):
-        self.balancer, self.nursery = balancer, nursery
+        self.balancer, self.nursery, self.latency = balancer, nursery, 0.0
         self.began, self.account, self.errors = {}, {}, {}
 
-    async def start(self, name, tokens, *, within=math.inf, count=1, model=None):
+    async def start(self, name, tokens, *, within=math.inf, count=1, **more):
         """Start calls and let them come to rest."""
         for number in range(count):
-            self.nursery.start_soon(self._one, f"{name} {number}" if count > 1 else name, tokens, within, model)
+            call = Call(demand=Demand(input_tokens=tokens), **more)
+            self.nursery.start_soon(self._one, f"{name} {number}" if count > 1 else name, call, within)
             await trio.testing.wait_all_tasks_blocked()
 
-    async def _one(self, name, tokens, within, model):
+    async def _one(self, name, call, within):
         async def attempt(lease):
             self.began[name], self.account[name] = trio.current_time(), lease.account.name
+            await trio.sleep(self.latency)
 
         with trio.move_on_after(within):
             try:
-                await self.balancer.run(Call(model, Demand(input_tokens=tokens)), attempt)
+                await self.balancer.run(call, attempt)
             except BalancerError as error:
                 self.errors[name] = error
 
@@ -100,6 +102,56 @@ async def test_left_alone_it_goes_at_once(balancing, autojump_clock):
         await trio.sleep(10.0)
         assert calls.account["second"] == "a"
         assert calls.errors == {}
+
+
+async def test_left_alone_by_one_that_was_placed_it_goes_at_once(balancing, autojump_clock):
+    """As when that had withdrawn: the other one has got its account in the look in which this one was held back once more."""
+    both = {**ONE, "models": ["m", "n"]}
+    other = {"name": "c", "models": ["n"], "limits": {"concurrency": 1}}
+    async with balancing({**MANY, "models": ["m"]}, both, other, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", 1, model="m")
+        calls.latency = 1.0
+        await calls.start("runs", 1, model="n")
+        calls.latency = 5.0
+        await calls.start("other", 1, model="n")
+        await calls.start("held", 1, within=2.0, model="m", priority=1)
+        await trio.sleep(10.0)
+        assert calls.account == {"first": "b", "runs": "c", "other": "c", "held": "a"}
+        assert calls.began["held"] == calls.began["other"] == pytest.approx(calls.began["first"] + 1.0)
+
+
+@pytest.mark.parametrize("other", ["c", "d"])
+async def test_nobody_waits_for_the_sake_of_those_elsewhere(other, balancing, autojump_clock):
+    """A ticket that none of its accounts could serve, in its pool or in another, does not make one wait in vain."""
+    limits = {"limits": {"requests": {"amount": 1, "per": 600.0}}}
+    accounts = [
+        {**MANY, "models": ["m"]},
+        {**ONE, "models": ["m"]},
+        *({"name": name, "models": [name], **limits} for name in "cd"),
+    ]
+    pools = [{"name": "p", "tiers": [["a", "b", "c"]]}, {"name": "q", "tiers": [["d"]]}]
+    routes = [{"model": "m", "pool": "p"}, {"model": "c", "pool": "p"}, {"model": "d", "pool": "q"}]
+    settings = {"pools": pools, "routes": routes, "selector": Priced(), "max_wait_for": None}
+    async with balancing(*accounts, **settings) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("served", 1, model=other)
+        await calls.start("waits", 1, model=other)
+        await calls.start("first", 1, model="m")
+        await calls.start("second", 1, within=3.0, model="m")
+        assert calls.account == {"served": other, "first": "b", "second": "a"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_none_is_refused_for_those_before_it_that_may_be_held_back(balancing, autojump_clock):
+    """While small ones of higher priority wait for a, large ones go to b: by their number alone they would be too late."""
+    async with balancing(FEW_TOKENS, FEW_REQUESTS, max_waiting=1000) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("small", 100, within=20.0, count=150, model="m", priority=1)
+        await calls.start("large", 2000, within=10.0, count=5, model="m")
+        await trio.sleep(30.0)
+        assert calls.errors == {}
+        assert [calls.account.get(f"large {number}") for number in range(3)] == ["b"] * 3
 
 
 async def test_those_that_demand_the_same_wait_in_order(balancing, autojump_clock):

@@ -8,7 +8,7 @@ import random
 import pytest
 import trio
 
-from balancer import BalancerConfig, Call, ConfigError, DeadlineUnreachable, Demand, NoAccount, Saturated
+from balancer import BalancerConfig, Call, ConfigError, DeadlineUnreachable, Demand, NoAccount, Saturated, Usage
 from balancer.testing import Reply, ScriptedBackend
 
 MARGIN = 0.03  # seconds that the ledger adds to a refill, for the provider's clock
@@ -127,6 +127,83 @@ async def test_a_claim_holds_against_other_lanes(balancing, autojump_clock):
             await calls.start(f"small {second}", tokens=5, model="n")
             await trio.sleep(1.0)
         assert calls.began["large"] == pytest.approx(30.0, abs=0.1)
+
+
+async def test_a_claim_holds_only_against_what_it_waits_for(balancing, autojump_clock):
+    """Calls for a model that has a limit of its own delay nobody who waits for another model's."""
+    per_model = {"m": {"requests": {"amount": 1, "per": 60.0}}, "n": {"requests": {"amount": 100, "per": 60.0}}}
+    account = {"name": "a", "limits": {"models": per_model}}
+    async with balancing(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("first", model="m")
+        await calls.start("waits", model="m")
+        await calls.start("other", model="n")
+        assert calls.began["other"] == 0.0
+        await trio.sleep(70.0)
+        assert calls.began["waits"] == pytest.approx(60.0, abs=0.1)
+
+
+async def test_a_claim_holds_on_every_account_that_shares_the_limit(balancing, autojump_clock):
+    """Small ones do not starve a large one by way of another account of the same organisation; what takes nothing of the shared limit
+    goes there as ever."""
+    accounts = [{"name": name, "limits": {"shared": ["org"], "requests_per_minute": 600}} for name in "ab"]
+    settings = {"shared_limits": {"org": {"tokens": {"amount": 600, "per": 60.0}}}, "max_wait_for": None}
+    async with balancing(*accounts, **settings) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("all", tokens=600)
+        await calls.start("large", tokens=300)
+        for second in range(40):
+            await calls.start(f"none {second}")
+            await calls.start(f"small {second}", tokens=10)
+            await trio.sleep(1.0)
+        assert calls.began["large"] == pytest.approx(30.0, abs=0.1)
+        assert [calls.began[f"none {second}"] for second in range(40)] == pytest.approx(list(range(40)))
+
+
+async def test_a_claim_follows_a_limit_that_is_shared_from_now_on(balancing, autojump_clock):
+    """Which limits an account shares is asked when it is claimed, not when it was made."""
+    apart = [{"name": name, "limits": {"requests_per_minute": 600}} for name in "ab"]
+    accounts = [{"name": name, "limits": {"shared": ["org"], "requests_per_minute": 600}} for name in "ab"]
+    settings = {"shared_limits": {"org": {"tokens": {"amount": 600, "per": 60.0}}}, "max_wait_for": None}
+    async with balancing(*apart, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        await balancer.reconfigure(balancing.config(*accounts, **settings))
+        calls = Calls(balancer, nursery)
+        await calls.start("all", tokens=600)
+        await calls.start("large", tokens=300)
+        for second in range(40):
+            await calls.start(f"small {second}", tokens=10)
+            await trio.sleep(1.0)
+        assert calls.began["large"] == pytest.approx(30.0, abs=0.1)
+
+
+async def test_what_accounts_have_learned_decides_who_may_pass(balancing, autojump_clock):
+    """By its first estimate a call behind the blocked one would never fit; by what such calls have really taken it does."""
+    account = {"name": "a", "limits": tokens(600, images={"amount": 1, "per": 60.0})}
+    began = {}
+
+    async with balancing(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+
+        async def one(name, *, images=0):
+            async def attempt(lease):
+                began[name] = trio.current_time() - start
+                lease.report(usage=Usage(10, 10, images=images))
+
+            await balancer.run(Call(demand=Demand(10, 1000, images=images), estimated=True), attempt)
+
+        async def attempt(lease):
+            pass
+
+        start = trio.current_time()
+        for number in range(10):
+            await one(f"learned from {number}")
+        await trio.sleep_until(start + 120.0)
+        start = trio.current_time()
+        await balancer.run(Call(demand=Demand(600, images=1)), attempt)
+        for name in ("blocked", "behind", "behind that"):
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(lambda name=name: one(name, images=int(name == "blocked")))
+    assert began["blocked"] == pytest.approx(60.0, abs=0.1)
+    assert max(began["behind"], began["behind that"]) < 10.0
 
 
 async def test_a_claim_does_not_hold_against_higher_priority(balancing, autojump_clock):
@@ -408,20 +485,21 @@ async def test_ten_thousand_cooldowns_end_at_once(balancing_once, autojump_clock
 
 
 async def test_what_would_end_too_late_gives_way_while_others_wait(balancing_once, autojump_clock):
-    """An attempt takes three seconds: who has three of twelve left is not placed; of five and a half they suffice."""
-    account = {"name": "a", "limits": {"concurrency": 1}}
+    """An attempt takes three seconds where it may go: who has three of twelve left is not placed; of five and a half they suffice."""
+    account = {"name": "a", "models": ["m"], "limits": {"concurrency": 1}}
+    unused = {"name": "b", "models": ["n"]}
     backend = ScriptedBackend(default=Reply(3.0))
     ends = {}
 
     async def call(name, within):
         with trio.move_on_after(within):
             try:
-                ends[name] = await balancer.run(Call(), backend.attempt)
+                ends[name] = await balancer.run(Call("m"), backend.attempt)
             except DeadlineUnreachable:
                 ends[name] = "refused", trio.current_time() - start
 
-    async with balancing_once(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
-        await balancer.run(Call(), backend.attempt)
+    async with balancing_once(account, unused, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        await balancer.run(Call("m"), backend.attempt)
         start = trio.current_time()
         for name, within in (("first", 4.0), ("second", 12.0), ("third", 12.001), ("fourth", 12.002), ("last", 99.0)):
             nursery.start_soon(call, name, within)
@@ -429,3 +507,76 @@ async def test_what_would_end_too_late_gives_way_while_others_wait(balancing_onc
         await trio.sleep(7.0)
         nursery.start_soon(call, "short", 5.5)
     assert ends == {"first": "a", "second": "a", "third": "a", "fourth": ("refused", 9.0), "last": "a", "short": "a"}
+
+
+async def test_what_would_end_too_late_gives_way_to_nobody_elsewhere(balancing, autojump_clock):
+    """A ticket that none of its accounts could serve is not one of those others, in its pool or in another."""
+    accounts = [{"name": name, "models": [name], "limits": {"requests": {"amount": 1, "per": 10.0}}} for name in "abc"]
+    pools = [{"name": "p", "tiers": [["a", "b"]]}, {"name": "q", "tiers": [["c"]]}]
+    routes = [{"model": "a", "pool": "p"}, {"model": "b", "pool": "p"}, {"model": "c", "pool": "q"}]
+    for other in "bc":
+        async with (
+            balancing(*accounts, pools=pools, routes=routes, max_wait_for=None) as balancer,
+            trio.open_nursery() as nursery,
+        ):
+            calls = Calls(balancer, nursery, latency=1.0)
+            await calls.start("first", model="a")
+            await calls.start("of another", model=other)
+            await trio.sleep(1.5)
+            await calls.start("waits", model=other)
+            await trio.sleep(7.0)
+            await calls.start("late", model="a", within=3.0)
+            await calls.start("waits as well", model=other)
+            await trio.sleep(5.0)
+            assert calls.began["late"] == pytest.approx(10.0, abs=0.1)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_would_end_too_late_is_told_when_it_could_have_begun(balancing, autojump_clock):
+    """After the one that has just gone before it: at the next refill, 20 s later."""
+    account = {"name": "a", "limits": {"requests": {"amount": 1, "per": 20.0}}}
+    async with balancing(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery, latency=3.0)
+        await calls.start("first")
+        await trio.sleep(5.0)
+        await calls.start("late", within=17.0)
+        await calls.start("urgent", priority=1)
+        await calls.start("another")
+        await trio.sleep(15.5)
+        assert calls.began["urgent"] == pytest.approx(20.0, abs=0.1)
+        refused = calls.ends["late"]
+        assert isinstance(refused, DeadlineUnreachable)
+        assert refused.retry_at == pytest.approx(calls.start_at + 40.0, abs=0.1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_none_is_refused_for_those_before_it_that_will_be(balancing, autojump_clock):
+    """Those of higher priority that can no longer end in time are refused, and then it has its turn."""
+    account = {"name": "a", "limits": {"requests": {"amount": 1, "per": 10.0}}}
+    async with balancing(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery, latency=30.0)
+        await calls.start("first")
+        await trio.sleep(30.0)
+        for number in range(12):
+            await calls.start(number, priority=1, within=100.0)
+        await trio.sleep(45.0)
+        await calls.start("last", within=40.0)
+        await trio.sleep(20.0)
+        assert isinstance(calls.ends[11], DeadlineUnreachable)
+        assert calls.began["last"] == pytest.approx(90.0, abs=10.5)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_comes_behind_too_many_of_its_kind_is_refused_at_once(balancing, autojump_clock):
+    """Two accounts admit one call each in ten seconds, three together in fifteen: of ten that may wait so long two go at once, three
+    wait, and the others are told when they could."""
+    accounts = [{"name": name, "limits": {"requests": {"amount": 1, "per": 10.0}}} for name in "ab"]
+    async with balancing(*accounts) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        for number in range(10):
+            await calls.start(number, within=15.0)
+        refused = [calls.ends[number] for number in range(5, 10)]
+        assert all(isinstance(end, DeadlineUnreachable) for end in refused)
+        assert refused[0].retry_at == pytest.approx(calls.start_at + 20.0, abs=0.15)
+        await trio.sleep(11.0)
+        assert sorted(calls.began) == [0, 1, 2, 3]

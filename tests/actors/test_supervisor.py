@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 import pytest
 import structlog
 import trio
 
-from balancer import AttemptsFailed, BalancerError, Call, Demand, Faulted, Served, Usage
+from balancer import AttemptFailed, AttemptsFailed, BalancerError, Billing, Call, Demand, Faulted, Served, Usage
 from balancer.actors.failures import Failures
 from balancer.core.account import AccountState
 from balancer.testing import Reply, ScriptedBackend
@@ -138,6 +141,31 @@ async def test_a_failure_while_it_takes_new_settings_lets_nobody_wait(balancing,
             await balancer.reconfigure(balancing.config("a"))
             await balancer.reconfigure(balancing.config({"name": "a", "weight": 7.0}))
         assert balancer.statistics().accounts["a"].weight == 7.0
+
+
+@pytest.mark.parametrize("until", [40.0, None])
+async def test_an_account_that_may_not_spend_is_told_as_it_is(until, balancing, autojump_clock, caplog):
+    """Paused with the reason and the instant where the answer names one, else disabled; in no case recovered."""
+    caplog.set_level(logging.INFO)
+    start = trio.current_time()
+
+    async def attempt(lease):
+        if lease.account.name == "a" and trio.current_time() < start + 40.0:
+            raise AttemptFailed(Billing(None if until is None else start + until))
+        return lease.account.name
+
+    async with balancing("a", "b", pools=[{"name": "all", "tiers": [["a"], ["b"]]}]) as balancer:
+        assert await balancer.run(Call(), attempt) == "b"
+        snapshot = balancer.statistics().accounts["a"]
+        told = [record.getMessage() for record in caplog.records if "balancer.account_" in record.getMessage()]
+        if until is None:
+            assert (snapshot.state, snapshot.until) == ("disabled", math.inf)
+            assert told == ["balancer.account_disabled account='a' reason='billing'"]
+        else:
+            assert snapshot.state == "cooling"
+            assert told == [f"balancer.account_paused account='a' reason='billing' until={snapshot.until!r}"]
+            await trio.sleep_until(snapshot.until)
+            assert await balancer.run(Call(), attempt) == "a"
 
 
 async def test_a_lease_is_settled_once(balancing, autojump_clock):

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from balancer.actors.lanes import LOOK_BEHIND
 from balancer.actors.messages import Ticket
 from balancer.actors.waiting import WaitingTickets
+from balancer.core import tenants as tenants_module
 from balancer.core.call import Call, Demand, Usage
 from balancer.core.decision import Decision
 from balancer.core.outcome import RateLimited, Served, Withdrawn
@@ -241,9 +242,9 @@ def test_a_blocked_ticket_holds_up_those_that_demand_as_much():
         waiting.add(one)
     assert looked_at(waiting) == [large, small, other] or looked_at(waiting) == [large, other, small]
     lane = waiting.lane(ticket("m"))
-    assert lane.sure_blocked(Demand(input_tokens=99))
-    assert not lane.sure_blocked(Demand(input_tokens=98))
-    assert not lane.sure_blocked(Demand(input_tokens=98, output_tokens=10**6))
+    assert lane.sure_blocked(Call(demand=Demand(input_tokens=99)))
+    assert not lane.sure_blocked(Call(demand=Demand(input_tokens=98)))
+    assert not lane.sure_blocked(Call(demand=Demand(input_tokens=98, output_tokens=10**6)))
 
 
 def test_at_most_64_behind_a_blocked_one_are_looked_at():
@@ -278,7 +279,7 @@ def test_nothing_is_looked_at_behind_the_least():
     seen = []
     for lane, one in waiting.round():
         seen.append(one)
-        lane.block(lane.least)
+        lane.exhaust()
     assert len(seen) == 1
 
 
@@ -302,8 +303,10 @@ def test_certainly_before():
     waiting.add(ticket(tenant="a", tokens=10, give_up_at=50.0))
     waiting.add(ticket(tenant="b", tokens=10, give_up_at=50.0))
 
-    def before(**more):
-        return waiting.certainly_before(ticket(**{"tenant": "a", "tokens": 10, "give_up_at": 50.0, **more}))
+    def before(late_for=0.0, **more):
+        return waiting.certainly_before(
+            ticket(**{"tenant": "a", "tokens": 10, "give_up_at": 50.0, **more}), late_for, held=False
+        )
 
     assert before() == 3 + 1
     assert before(give_up_at=40.0) == 4
@@ -314,7 +317,97 @@ def test_certainly_before():
     assert before(tenant="c") == 3
     last = ticket(tenant="a", tokens=10, give_up_at=50.0)
     waiting.add(last)
-    assert waiting.certainly_before(last) == 4
+    assert waiting.certainly_before(last, 0.0, held=False) == 4
+
+
+def test_where_tickets_are_held_back_only_their_like_is_certainly_before():
+    """One that asks for something else may go where they had better not; of the same, all are held back alike."""
+    waiting = WaitingTickets()
+    for _ in range(3):
+        waiting.add(ticket(priority=1, tokens=10))
+    asking = ticket(tokens=10, give_up_at=50.0)
+    assert waiting.certainly_before(asking, 0.0, held=True) == 3
+    assert waiting.certainly_before(ticket(tokens=11, give_up_at=50.0), 0.0, held=True) == 0
+    waiting.add(ticket(priority=1, tokens=9))
+    assert waiting.certainly_before(asking, 0.0, held=True) == 0
+    assert waiting.certainly_before(asking, 0.0, held=False) == 4
+
+
+def test_who_may_be_refused_as_too_late_is_not_certainly_before():
+    """Not one whose deadline is less than `late_for` behind the end in question; one of the same end if the asking one may be, too."""
+    waiting = WaitingTickets()
+    for end in (100.0, 60.0):
+        waiting.add(ticket(priority=1, give_up_at=end, deadline=end))
+    for _ in range(2):
+        waiting.add(ticket(give_up_at=50.0, deadline=50.0))
+
+    def before(late_for, came_at=0.0, deadline=50.0):
+        one = ticket(give_up_at=50.0, deadline=deadline)
+        one.came_at = came_at
+        return waiting.certainly_before(one, late_for, held=False)
+
+    assert before(5.0) == 2 + 2
+    assert before(20.0) == 1 + 2
+    assert before(30.0) == 1
+    assert before(20.0, came_at=20.0) == 1
+    assert before(60.0) == 0
+    assert before(5.0, deadline=55.0) == 2
+    waiting = WaitingTickets()
+    waiting.add(ticket(priority=1, give_up_at=50.0))
+    waiting.add(ticket(give_up_at=50.0))
+    assert before(60.0, deadline=math.inf) == 2
+
+
+@pytest.mark.parametrize(
+    ("blocked", "behind", "skipped"),
+    [
+        (Call(estimated=True, demand=Demand(1, 1000)), Call(estimated=True, demand=Demand(1, 1001)), True),
+        (Call(estimated=True, demand=Demand(1, 1000)), Call(estimated=True, demand=Demand(1, 2000, 1, 0, 2000)), False),
+        (Call(estimated=True, demand=Demand(1, 1000)), Call(demand=Demand(1, 1000)), False),
+        (Call(demand=Demand(1, 1000)), Call(estimated=True, demand=Demand(1, 1000)), False),
+        (Call(demand=Demand(1, 1000)), Call(demand=Demand(1, 1000, 1, 0, 2000)), True),
+    ],
+)
+def test_only_what_is_known_in_the_same_way_is_compared(blocked, behind, skipped):
+    """Accounts may have learned that the one of the larger first estimate takes less."""
+    waiting = WaitingTickets()
+    for call in (blocked, behind):
+        waiting.add(Ticket(call, Decision(call), None, "default"))
+    lane = waiting.lane(ticket())
+    assert len(looked_at(waiting)) == (1 if skipped else 2)
+    assert lane.sure_blocked(behind)
+
+
+def test_others_of_the_pool():
+    """One of every lane in which another waits, its own first; none of another pool."""
+    waiting = WaitingTickets()
+    alone, elsewhere = ticket("m"), ticket("n")
+    elsewhere.pool = "elsewhere"
+    for one in (alone, elsewhere):
+        waiting.add(one)
+    assert list(waiting.others(alone)) == []
+    assert list(waiting.others(ticket("m"))) == list(waiting.others(ticket("n"))) == [alone]
+    other, mate = ticket("n"), ticket("m")
+    waiting.add(other)
+    assert list(waiting.others(alone)) == [other]
+    waiting.add(mate)
+    assert list(waiting.others(mate)) == [alone, other]
+    assert list(waiting.others(other)) == [alone]
+    for one in (alone, other, mate):
+        waiting.left(one)
+    assert list(waiting.others(alone)) == []
+    assert list(waiting.others(elsewhere)) == []
+
+
+def test_a_tenant_that_is_served_while_idle_is_remembered(monkeypatch):
+    """Being served counts as being seen: the longest idle one is forgotten."""
+    monkeypatch.setattr(tenants_module, "MOST_IDLE", 2)
+    waiting = WaitingTickets()
+    waiting.add(ticket(tenant="waits"))
+    for name in ("often", "b", "often", "c", "often", "d"):
+        waiting.serve(ticket(tenant=name, tokens=10))
+    assert waiting.tenants.known("often").counter == 30.0
+    assert waiting.tenants.known("b") is None
 
 
 def test_patience_ends_in_order_whatever_the_lane():
@@ -346,6 +439,7 @@ def test_tickets_that_left_take_no_memory():
     assert (waiting.count, len(waiting._lanes), len(waiting._ends), len(waiting._backlogs)) == (10, 1, 10, 1)
     assert served(waiting) == stays
     assert (len(waiting._lanes), len(waiting._ends), len(waiting._backlogs), len(waiting.tenants)) == (0, 0, 0, 0)
+    assert waiting._pools == {}
 
 
 def test_leaving_twice_counts_once():

@@ -217,14 +217,14 @@ def test_what_goes_before_a_demand_delays_it() -> None:
     bucket = Ledger(Limits(tokens="600/min"))
     bucket.reserve(Demand(600), 0.0)
     alone = bucket.earliest(Demand(100), 0.0)
-    assert bucket.earliest(Demand(100), 0.0, after=Demand(50)) == pytest.approx(alone + 5.0)
-    assert bucket.earliest(Demand(100), 0.0, after=Demand(0)) == alone
+    assert bucket.earliest(Demand(100), 0.0, before=bucket.amounts(Demand(50))) == pytest.approx(alone + 5.0)
+    assert bucket.earliest(Demand(100), 0.0, before=bucket.amounts(Demand(0))) == alone
     window = Ledger(Limits(tokens="600/min", window="sliding"))
     window.reserve(Demand(300), 0.0)
     window.reserve(Demand(200), 10.0)
-    assert window.earliest(Demand(100), 20.0, after=Demand(50)) == 60.0 + MARGIN
-    assert window.earliest(Demand(600), 20.0, after=Demand(50)) == 80.0 + MARGIN
-    assert window.earliest(Demand(100), 20.0, after=Demand()) == 20.0
+    assert window.earliest(Demand(100), 20.0, before=window.amounts(Demand(50))) == 60.0 + MARGIN
+    assert window.earliest(Demand(600), 20.0, before=window.amounts(Demand(50))) == 80.0 + MARGIN
+    assert window.earliest(Demand(100), 20.0, before=window.amounts(Demand())) == 20.0
 
 
 def test_a_model_that_joins_a_learned_limit_counts_against_it_at_once() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from balancer.core.quota import KEPT, MARGIN, Bucket, Minima, SlidingWindow, room
+from balancer.core.calendar import CalendarWindow, load_zone
+from balancer.core.quota import GRANULES, KEPT, MARGIN, PROMPT, Bucket, Minima, SlidingWindow, room
 
 
 def backlog(bucket: Bucket, now: float) -> float:
@@ -38,6 +40,43 @@ def test_a_full_bucket_gives_its_burst_at_once_and_then_one_per_unit_time() -> N
     bucket = Bucket(60, 60.0, 5)
     starts = [admit(bucket, 1, 1e6) - 1e6 for _ in range(8)]
     assert starts == pytest.approx([0, 0, 0, 0, 0, 1 + MARGIN, 2 + MARGIN, 3 + MARGIN])
+
+
+COUNTERS = {
+    "bucket": lambda: Bucket(8, 8.0, 8),
+    "small bucket": lambda: Bucket(60, 60.0, 5),
+    "sliding": lambda: SlidingWindow(8, 8.0),
+    "calendar": lambda: CalendarWindow(8, "day", load_zone("UTC"), (0.0, 86_400.0 * 20_000 - 10.0)),
+}
+PAUSES = st.sampled_from([0.0, 8.0 / GRANULES / 2, MARGIN / 2, PROMPT / 2, 0.5, 1.0, 3.0, 8.0, 11.0])
+HAPPENS = st.lists(st.tuples(PAUSES, st.integers(1, 9), st.sampled_from(["stays", "answered", "taken back"])), max_size=8)
+
+
+@pytest.mark.parametrize("kind", COUNTERS)
+@settings(max_examples=200, deadline=None)
+@given(happens=HAPPENS, pause=PAUSES, before=st.integers(1, 12), amount=st.integers(1, 5))
+@example(happens=[(0.0, 5, "stays")], pause=8.0 / GRANULES / 2, before=4, amount=4)
+def test_what_is_behind_a_charge_fits_when_it_would_after_it(
+    kind: str, happens: list[tuple[float, int, str]], pause: float, before: int, amount: int
+) -> None:
+    """Not a moment sooner, and no sooner than without it."""
+    counter, now = COUNTERS[kind](), 0.0
+    for gap, charged, then in happens:
+        at = now = now + gap
+        mark = counter.charge(charged, now)
+        counter.open += charged
+        if then == "answered":
+            now += 0.01
+            counter.answered(mark, charged, at, now)
+        elif then == "taken back":
+            counter.take_back(mark, charged)
+        counter.open -= charged
+    now += pause
+    after = copy.deepcopy(counter)
+    after.charge(before, now)
+    behind = counter.behind(before, amount, now)
+    assert behind >= counter.earliest(amount, now)
+    assert behind == pytest.approx(after.earliest(amount, now), abs=1e-9)
 
 
 def test_a_demand_above_the_burst_never_fits() -> None:

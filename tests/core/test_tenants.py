@@ -56,7 +56,7 @@ def test_idle_tenants_are_forgotten(monkeypatch):
     stays = tenants.enter("stays", 0.0)
     for number in range(10):
         tenants.leave(tenants.enter(f"{number}", 1.0))
-        tenants.passing(f"p{number}", 1.0)
+        tenants.passing(f"p{number}", lambda: 1.0)
     assert len(tenants) == 4
     assert tenants.known("stays") is stays
     assert tenants.known("p9") is not None
