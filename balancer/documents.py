@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
+
 from balancer.core.secret import Secret
 from balancer.core.setting import each, shown
 from balancer.errors import ConfigError, Fault
@@ -72,12 +74,32 @@ def _text_of(key_file: str) -> tuple[str | None, str]:
         return None, "has a name that no file may have"
 
 
+@attrs.define(eq=False)
+class ReadOnce:
+    """The path of a file whose text is kept once it has been read: a pipe gives it a single time. It goes where any path does."""
+
+    path: str | os.PathLike[str]
+    _data: bytes | None = attrs.field(init=False, default=None)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return os.fspath(self.path)
+
+    def read(self) -> bytes:
+        """Its beginning: as much as a configuration may be long, and a byte more. Raises `OSError`."""
+        if self._data is None:
+            with Path(self.path).open("rb") as file:
+                self._data = file.read(MAX_FILE + 1)
+        return self._data
+
+
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The document in a file. Raises `ConfigError`, for a slip of syntax with its line."""
     name = os.fspath(path)
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+        data = (path if isinstance(path, ReadOnce) else ReadOnce(path)).read()
         if len(data) > MAX_FILE:
             raise ConfigError([Fault("", f"{name} is too long", f"a file of at most {MAX_FILE} bytes")])
         return tomllib.loads(data.decode("utf-8-sig"))

@@ -18,7 +18,7 @@ from balancer.cli.rates import counting_text, limits_table, rate_text
 from balancer.config import BalancerConfig, LiteralKeyWarning
 from balancer.core.limits import Limits, Presets, Terms
 from balancer.core.settings import Account
-from balancer.documents import read_toml
+from balancer.documents import ReadOnce, read_toml
 from balancer.errors import ConfigError
 from balancer.providers.provider import common_counting, get_provider
 from balancer.testing.backends import read_config
@@ -34,17 +34,18 @@ def check(file: ConfigFile, /, *, as_json: Json = False) -> int:
 
     Keys are looked for where the file says, and never shown.
     """
+    source = ReadOnce(file)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", LiteralKeyWarning)
-            config, mocks = read_config(file)
+            config, mocks = read_config(source)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "faults": [attrs.asdict(fault) for fault in error.faults]})
         else:
             print_faults(error)
         return FAULTY
-    understood = _understood(file, config, mocks, [str(warning.message) for warning in caught])
+    understood = _understood(read_toml(source)["accounts"], config, mocks, [str(warning.message) for warning in caught])
     if as_json:
         print_json(understood)
     else:
@@ -52,9 +53,10 @@ def check(file: ConfigFile, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def _understood(file: Path, config: BalancerConfig, mocks: Mapping[str, MockSettings], warned: list[str]) -> dict[str, Any]:
-    """The configuration as JSON, without any key."""
-    written: list[dict[str, Any]] = read_toml(file)["accounts"]
+def _understood(
+    written: list[dict[str, Any]], config: BalancerConfig, mocks: Mapping[str, MockSettings], warned: list[str]
+) -> dict[str, Any]:
+    """The configuration as JSON, without any key; `written` are the tables of its accounts, as the file has them."""
     settings = {
         field.name: _number(getattr(config, field.name)) for field in attrs.fields(BalancerConfig) if field.name not in _LISTED
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +178,22 @@ def test_json_tells_the_same(file, capsys):
     assert (shared["accounts"], shared["limits"]) == (["b"], {"images": "7/day"})
     assert told["tenants"] == [{"name": "batch", "weight": 0.25, "max_waiting": 10}]
     assert "secret" not in out
+
+
+@pytest.mark.parametrize("text", [GOOD, BAD])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_pipe_is_read_once(file, text, as_json, capsys):
+    """A process substitution gives its text a single time: what is told of it is told of a file, the name aside."""
+    file.write_text(text)
+    expected = check(file, as_json=as_json), [stream.replace(str(file), "FILE") for stream in capsys.readouterr()]
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "w") as stream:
+            stream.write(text)
+        pipe = Path(f"/dev/fd/{reader}")
+        assert (check(pipe, as_json=as_json), [stream.replace(str(pipe), "FILE") for stream in capsys.readouterr()]) == expected
+    finally:
+        os.close(reader)
 
 
 def test_every_fault_is_printed(tmp_path, capsys):
