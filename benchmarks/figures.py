@@ -97,9 +97,9 @@ def packed_in_order(arrivals: Iterable[tuple[float, float]], limit: SimulatedLim
                 place += 1
                 continue
             first_waits = counter.wait_for(waiting[0], now)
-            charge = counter.charge(amount, now)
+            taken = counter.take(amount, now)
             if place and counter.wait_for(waiting[0], now) > first_waits + 1e-9:
-                counter.correct(charge, 0.0, now)
+                counter.correct(taken, 0.0, now)
                 place += 1
                 continue
             admitted.append((now, amount))

@@ -7,17 +7,17 @@ is refused, comes back a little later, a few times. As such routers are set by d
 from __future__ import annotations
 
 import functools
-import heapq
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import trio
 
 from balancer.testing.seeds import run_seeded
 from balancer.testing.simulation import Arrivals, SimulatedAttempt, SimulatedBackend
-from balancer.testing.simulation.arrivals import DrawnCall, draw_calls
+from balancer.testing.simulation.arrivals import DrawnCall
+from balancer.testing.simulation.driver import draw_all, let_arrive, own_backends
 
 COOLDOWN = 5.0
 """Seconds for which an account is not asked after it has refused."""
@@ -83,20 +83,7 @@ def simulate_peer(
     for_seconds: float,
 ) -> Mapping[str, SimulatedBackend]:
     """As `simulate`, with a peer's rule in the balancer's place; the same seed gives the same arrivals. Returns the backends."""
-    running = {name: attrs.evolve(backend, rng=random.Random(f"{seed} {name}")) for name, backend in backends.items()}
-    streams = [arrivals] if isinstance(arrivals, Arrivals) else arrivals
-    drawn = [draw_calls(stream, random.Random(f"{seed} arrivals {place}")) for place, stream in enumerate(streams)]
+    running = own_backends(backends, seed)
     peer = Peer(running, random.Random(f"{seed} peer"), least_used)
-    run_seeded(functools.partial(_run, peer, heapq.merge(*drawn, key=lambda call: call.at), for_seconds), seed)
-    return running
-
-
-async def _run(peer: Peer, arriving: Iterator[DrawnCall], for_seconds: float) -> None:
-    async with trio.open_nursery() as nursery:
-        for number, drawn in enumerate(arriving):
-            if drawn.at >= for_seconds:
-                break
-            await trio.sleep_until(drawn.at)
-            nursery.start_soon(peer.call, number, drawn)
-        await trio.sleep_until(for_seconds)
-        nursery.cancel_scope.cancel()
+    arriving = draw_all(arrivals, seed, for_seconds)
+    return run_seeded(functools.partial(let_arrive, arriving, for_seconds, peer.call, lambda: running), seed)

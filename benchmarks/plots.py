@@ -6,7 +6,6 @@ Two pools: equal accounts, each with one request at a time at its rate; and uneq
 from __future__ import annotations
 
 import importlib
-import itertools
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from balancer.core.call import Demand
 from balancer.selection import SELECTORS
 from balancer.testing.mock.latency import Uniform
 from balancer.testing.simulation import Arrivals, CallClass, CallMix, SimulatedBackend, SimulatedLimit, poisson, simulate
-from balancer.testing.simulation.arrivals import draw_calls
+from balancer.testing.simulation.driver import draw_all
 from benchmarks.peers import COOLDOWN, simulate_peer
 from benchmarks.report import Step
 
@@ -121,13 +120,7 @@ def _point(pool: Pool, rule: str, load: float, seconds: float, seed: int) -> Poi
         backends = simulate_peer(pool.backends(), arrivals, least_used=rule == LEAST_USED, seed=seed, for_seconds=seconds)
     else:
         backends = simulate(pool.config(rule), pool.backends(), arrivals, seed=seed, for_seconds=seconds).backends
-    came = [
-        call
-        for call in itertools.takewhile(
-            lambda call: call.at < seconds, draw_calls(arrivals, random.Random(f"{seed} arrivals 0"))
-        )
-        if call.at >= FROM_AT
-    ]
+    came = [call for call in draw_all(arrivals, seed, seconds) if call.at >= FROM_AT]
     attempts = [seen for backend in backends.values() for seen in backend.record if seen.at >= FROM_AT]
     admitted = [seen for seen in attempts if seen.admitted]
     minutes = (seconds - FROM_AT) / 60.0

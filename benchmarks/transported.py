@@ -6,9 +6,7 @@ Calls are chat completions or messages of an `httpx.AsyncClient`; what a backend
 from __future__ import annotations
 
 import functools
-import heapq
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -20,7 +18,8 @@ from balancer.core.call import Demand
 from balancer.nursery import Statistics, open_balancer
 from balancer.testing.seeds import run_seeded
 from balancer.testing.simulation import Arrivals, Report, SimulatedBackend, SimulatedCall, SimulatedTransport
-from balancer.testing.simulation.arrivals import DrawnCall, draw_calls
+from balancer.testing.simulation.arrivals import DrawnCall
+from balancer.testing.simulation.driver import SERVED, draw_all, let_arrive, own_backends
 from balancer.testing.simulation.signals import MIDNIGHT
 
 CHARACTERS = 4
@@ -36,40 +35,31 @@ def simulate_transported(
     for_seconds: float,
 ) -> Report:
     """As `simulate`, but every call is an HTTP request; those that still wait or run at the end are not reported."""
-    running = {name: attrs.evolve(backend, rng=random.Random(f"{seed} {name}")) for name, backend in backends.items()}
+    running = own_backends(backends, seed)
     accounts = [
         {**account, "transport": SimulatedTransport(running[account["name"]], account["name"])}
         for account in config["accounts"]
     ]
     ready = attrs.evolve(BalancerConfig.of({**config, "accounts": accounts}), seed=seed)
-    streams = [arrivals] if isinstance(arrivals, Arrivals) else arrivals
-    drawn = [draw_calls(stream, random.Random(f"{seed} arrivals {place}")) for place, stream in enumerate(streams)]
     calls: list[SimulatedCall] = []
-    arriving = heapq.merge(*drawn, key=lambda call: call.at)
+    arriving = draw_all(arrivals, seed, for_seconds)
     statistics = run_seeded(functools.partial(_run, ready, arriving, for_seconds, calls), seed)
     return Report(seed, for_seconds, tuple(sorted(calls, key=lambda call: call.number)), running, statistics)
 
 
-async def _run(config: BalancerConfig, arriving: Any, for_seconds: float, calls: list[SimulatedCall]) -> Statistics:
+async def _run(
+    config: BalancerConfig, arriving: Iterator[DrawnCall], for_seconds: float, calls: list[SimulatedCall]
+) -> Statistics:
     provider = config.accounts[0].provider
     async with (
         open_balancer(config, epoch=MIDNIGHT) as balancer,
         httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1", timeout=None) as client,
-        trio.open_nursery() as nursery,
     ):
-        for number, drawn in enumerate(arriving):
-            if drawn.at >= for_seconds:
-                break
-            if drawn.at > trio.current_time():
-                await trio.sleep_until(drawn.at)
-            nursery.start_soon(_call, client, provider, number, drawn, calls)
-        await trio.sleep_until(for_seconds)
-        statistics = balancer.statistics()
-        nursery.cancel_scope.cancel()
-    return statistics
+        call = functools.partial(_call, client, provider, calls)
+        return await let_arrive(arriving, for_seconds, call, balancer.statistics)
 
 
-async def _call(client: httpx.AsyncClient, provider: str, number: int, drawn: DrawnCall, calls: list[SimulatedCall]) -> None:
+async def _call(client: httpx.AsyncClient, provider: str, calls: list[SimulatedCall], number: int, drawn: DrawnCall) -> None:
     arrived_at = trio.current_time()
     path, body = _request(drawn.demand, provider)
     response = await client.post(path, json=body)
@@ -87,7 +77,7 @@ async def _call(client: httpx.AsyncClient, provider: str, number: int, drawn: Dr
             ended_at=trio.current_time(),
             account=last.account if last else None,
             attempts=len(decision.attempts),
-            outcome="served" if response.is_success else f"status {response.status_code}",
+            outcome=SERVED if response.is_success else f"status {response.status_code}",
         )
     )
 

@@ -125,7 +125,7 @@ def test_no_span_holds_more_than_its_limit(capsys: pytest.CaptureFixture[str]) -
 def test_quota_is_held_to_its_goals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each goal of a scenario is a row, of its worst seed."""
     monkeypatch.setattr(quota, "sockets", lambda *, quick: [])
-    assert [row["reached"] for row in _run(capsys, "quota")] == [True] * 10
+    assert [row["reached"] for row in _run(capsys, "quota")] == [True] * 9
 
 
 def test_only_quota_draws(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,8 @@ class ShadowPrice:
     """Of each rate its price, and when it was that."""
     _typical: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
     """Of each dimension the mean logarithm of what calls demand of it."""
+    _steps: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
+    """Of each dimension `STEP` per typical demand."""
 
     def __call__(
         self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
@@ -84,7 +86,7 @@ class ShadowPrice:
         worth = costs[place] < 1.0
         for view in accounts[place].dimensions if worth else ():
             if amount := getattr(demand, view.dimension):
-                price = self._price(accounts[place], view, now) + self._step(view.dimension) * amount / view.limit
+                price = self._price(accounts[place], view, now) + self._steps[view.dimension] * amount / view.limit
                 self._prices[_rate(accounts[place], view)] = price, now
         return worth
 
@@ -99,7 +101,7 @@ class ShadowPrice:
     def _price(self, account: AccountSnapshot, view: DimensionSnapshot, now: float) -> float:
         price, at = self._prices.get(_rate(account, view), (0.0, now))
         if price:
-            price = max(0.0, price - self._step(view.dimension) * (now - at) / view.period)
+            price = max(0.0, price - self._steps[view.dimension] * (now - at) / view.period)
         return price
 
     def _note(self, demand: Demand) -> None:
@@ -107,10 +109,8 @@ class ShadowPrice:
             if amount := getattr(demand, dimension):
                 drawn = math.log(amount)
                 typical = self._typical.get(dimension, drawn)
-                self._typical[dimension] = typical + FOLLOWED * (drawn - typical)
-
-    def _step(self, dimension: str) -> float:
-        return STEP / math.exp(self._typical[dimension])
+                self._typical[dimension] = typical = typical + FOLLOWED * (drawn - typical)
+                self._steps[dimension] = STEP / math.exp(typical)
 
 
 def _rate(account: AccountSnapshot, view: DimensionSnapshot) -> _Rate:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import anthropic
 import httpx
@@ -31,52 +26,11 @@ PER_MINUTE = 120
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def process():
-    """One llmock on a port of its own; yields its address."""
-    port = free_port()
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("LLMOCK_")}
-    command = [
-        sys.executable,
-        "-m",
-        "llmock.cli",
-        "serve",
-        "--port",
-        str(port),
-        "--rpm",
-        str(PER_MINUTE),
-        "--log-level",
-        "error",
-    ]
-    with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            yield f"http://127.0.0.1:{port}", server
-        finally:
-            server.terminate()
-
-
 @pytest.fixture(scope="module")
 def servers():
     """Two processes that answer. llmock belongs to the development requirements: without it these tests fail."""
-    with ExitStack() as stack:
-        started = [stack.enter_context(process()) for _ in range(2)]
-        give_up_at = time.monotonic() + 20
-        for address, server in started:
-            while True:
-                assert server.poll() is None, "llmock does not start"
-                assert time.monotonic() < give_up_at, "llmock does not answer"
-                try:
-                    httpx.get(f"{address}/health", trust_env=False).raise_for_status()
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.05)
-        yield [address for address, _ in started]
+    with llmocks(2, rpm=PER_MINUTE) as urls:
+        yield urls
 
 
 class Bench:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.core.limits import DAY, MONTH, Rate
-from balancer.testing.mock.counters import Bucket, Calendar, Sliding
+from balancer.testing.mock.counters import Bucket, Dates, Fixed, Sliding
 
 # Sixteenths of a second and whole amounts are exact in floats, so that the models may compare without slack.
 GAPS = st.integers(0, 48).map(lambda sixteenths: sixteenths / 16)
@@ -88,7 +88,7 @@ def epoch_of(year: int, month: int, day: int, hour: float, zone: str) -> float:
 )
 def test_a_civil_day_or_month_ends_when_its_date_does(zone: str, start: tuple, per: float, hours: float) -> None:
     """What is used comes back all at once at the first instant of the next one, wherever clocks are set forth or back."""
-    calendar = Calendar(Rate(10, per), ZoneInfo(zone), epoch_of(*start, zone) - 100.0)
+    calendar = Fixed(Rate(10, per), Dates(per == MONTH, ZoneInfo(zone), epoch_of(*start, zone) - 100.0))
     end = 100.0 + hours * 3600
     taken = calendar.take(9, 100.0)
     assert calendar.wait_for(1, 100.0) == 0.0
@@ -105,7 +105,7 @@ def test_a_civil_day_or_month_ends_when_its_date_does(zone: str, start: tuple, p
 def test_a_date_that_is_shown_twice_begins_once() -> None:
     """Where clocks are set back over midnight, the day that has begun goes on."""
     zone = "America/St_Johns"  # on 2010-11-07, at 00:01, they were set to 23:01
-    calendar = Calendar(Rate(10, DAY), ZoneInfo(zone), epoch_of(2010, 11, 7, 0.0, zone))
+    calendar = Fixed(Rate(10, DAY), Dates(False, ZoneInfo(zone), epoch_of(2010, 11, 7, 0.0, zone)))
     calendar.take(4, 30.0)
     for minutes in (2, 62, 600):
         assert calendar.used(minutes * 60.0) == 4

@@ -162,16 +162,46 @@ async def test_refused_calls_are_charged_where_they_are(autojump_clock):
 
 async def test_a_correction_comes_with_the_answer(autojump_clock):
     """The demand until then, the truth from then on; produced tokens only then."""
-    for charged, before, after in (("start", 7000, 7000), ("adjusted", 9000, 7000), ("produced", 10_000, 7000)):
+    for charged, before, after in (("start", 3000, 3000), ("adjusted", 1000, 3000), ("produced", 0, 3000)):
         limit = SimulatedLimit("tokens", 10_000, 600.0, "sliding", charged=charged)
         backend = SimulatedBackend([limit], latency=10.0, jitter=0.0)
         begin = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.answer, asking(1000, Usage(3000)))
-            for at, room in ((5.0, before), (11.0, after)):
+            for at, used in ((5.0, before), (11.0, after)):
                 await trio.sleep_until(begin + at)
-                assert backend._counters[0][1].room(trio.current_time()) == room
+                assert backend._counters[0][1].used(trio.current_time()) == used
         assert backend.used_ratio(limit, begin, begin + 600.0) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("latency", [8.0, 12.0])
+async def test_what_is_produced_counts_for_a_period_from_its_answer(latency, autojump_clock):
+    """Also where a period has passed since its admission; while it leaves no room nothing is admitted."""
+    limit = SimulatedLimit("output_tokens", 100, 10.0, "sliding", charged="produced")
+    backend, begin = SimulatedBackend([limit], latency=latency, jitter=0.0), trio.current_time()
+    expected = {0.0: True, latency / 2: True, latency + 0.5: False, 1.5 * latency + 9.9: False, 1.5 * latency + 10.1: True}
+    async with trio.open_nursery() as nursery:
+        for after in expected:
+            nursery.start_soon(send, backend, begin + after, asking(1, output_tokens=100))
+    assert [seen.admitted for seen in backend.record] == list(expected.values())
+    assert backend.overruns(limit) == []
+
+
+async def test_who_is_let_in_while_too_much_has_been_produced_is_an_overrun(autojump_clock):
+    """Judged by the record, also of those who hung up; that calls which run at once produce more than the limit is none."""
+    limit = SimulatedLimit("output_tokens", 100, 10.0, "sliding", charged="produced")
+    backend, begin = SimulatedBackend([], latency=3.0, jitter=0.0), trio.current_time()
+
+    async def hang_up():
+        with trio.move_on_after(2.0):
+            await backend.answer(asking(1, output_tokens=150))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hang_up)
+        for after in (1.0, 1.5, 2.5, 13.9, 14.6):
+            nursery.start_soon(send, backend, begin + after, asking(1, output_tokens=60))
+    found = [(over.until - begin, over.amount) for over in backend.overruns(limit)]
+    assert found == [(pytest.approx(2.5), 151), (pytest.approx(13.9), 181)]
 
 
 async def test_who_hangs_up_is_counted_all_the_same(autojump_clock):

@@ -24,25 +24,28 @@ def admit(limit, steps):
         now += gap
         fits = counter.wait_for(amount, now) == 0.0
         if fits:
-            counter.charge(amount, now)
+            counter.take(amount, now)
         seen.append((now, amount, fits))
     return seen
 
 
-def most_over_allowed(limit, admitted):
-    """By how much any span is fuller than allowed: every pair of admissions, one sum each."""
-    rate, worst = limit.amount / limit.per, -math.inf
-    for first, (begin, _) in enumerate(admitted):
-        total = 0.0
-        for at, amount in admitted[first:]:
-            if limit.window == "sliding" and at >= begin + limit.per:
-                break
-            if limit.window == "fixed" and at // limit.per != begin // limit.per:
-                break
-            total += amount
-            allowed = limit.capacity + rate * (at - begin) if limit.window == "bucket" else limit.amount
-            worst = max(worst, total - allowed)
+def over_at_the_end(limit, admitted):
+    """By how much any span that the last admission ends is fuller than allowed: one sum for each beginning."""
+    rate, end = limit.amount / limit.per, admitted[-1][0]
+    total, worst = 0.0, -math.inf
+    for begin, amount in reversed(admitted):
+        if limit.window == "sliding" and end >= begin + limit.per:
+            break
+        if limit.window == "fixed" and end // limit.per != begin // limit.per:
+            break
+        total += amount
+        worst = max(worst, total - (limit.capacity + rate * (end - begin) if limit.window == "bucket" else limit.amount))
     return worst
+
+
+def most_over_allowed(limit, admitted):
+    """By how much any span is fuller than allowed."""
+    return max((over_at_the_end(limit, admitted[: place + 1]) for place in range(len(admitted))), default=-math.inf)
 
 
 @pytest.mark.parametrize("window", ["bucket", "sliding", "fixed"])
@@ -91,7 +94,7 @@ def test_the_wait_is_the_earliest(window, steps, burst, amount):
     for gap, taken in steps:
         now += gap
         if counter.wait_for(taken, now) == 0.0:
-            counter.charge(taken, now)
+            counter.take(taken, now)
     wait = counter.wait_for(amount, now)
     assert (wait == math.inf) == (amount > limit.capacity)
     if 0.0 < wait < math.inf:
@@ -103,41 +106,59 @@ def test_the_wait_is_the_earliest(window, steps, burst, amount):
 def test_a_correction_counts_and_may_owe(window):
     """More than estimated is a debt that nothing passes; less gives back."""
     counter = make_counter(SimulatedLimit("tokens", 10, 10.0, window))
-    charge = counter.charge(4, 0.0)
-    counter.correct(charge, 12, 0.0)
-    assert counter.room(0.0) == -2
+    taken = counter.take(4, 0.0)
+    counter.correct(taken, 12, 0.0)
+    assert counter.used(0.0) == 12
     assert counter.wait_for(1, 0.0) > 0.0
-    counter.correct(charge, 1, 0.0)
-    assert counter.room(0.0) == 9
-    assert counter.room(10.0) == 10
+    counter.correct(taken, 1, 0.0)
+    assert counter.used(0.0) == 1
+    assert counter.used(10.0) == 0
 
 
 @pytest.mark.parametrize("window", ["sliding", "fixed"])
 def test_a_late_correction_of_a_window_that_is_over_counts_nothing(window):
     """The charge has left."""
     counter = make_counter(SimulatedLimit("tokens", 10, 10.0, window))
-    charge = counter.charge(4, 5.0)
-    counter.correct(charge, 12, 15.0)
-    assert counter.room(15.0) == 10
+    taken = counter.take(4, 5.0)
+    counter.correct(taken, 12, 15.0)
+    assert counter.used(15.0) == 0
 
 
 def test_resets_mean_what_providers_mean():
     """A bucket: full; a sliding window: its oldest charge has left; a fixed one: its end."""
     for window, expected in (("bucket", 2.0), ("sliding", 9.0), ("fixed", 6.0)):
         counter = make_counter(SimulatedLimit("tokens", 10, 10.0, window))
-        counter.charge(1, 3.0)
-        counter.charge(2, 4.0)
+        counter.take(1, 3.0)
+        counter.take(2, 4.0)
         assert counter.reset_after(4.0) == expected
 
 
 def test_concurrency_counts_what_runs():
     """An end makes room; nobody knows when it comes."""
     counter = make_counter(SimulatedLimit("concurrency", 2))
-    first = counter.charge(1, 0.0)
-    counter.charge(1, 0.0)
+    first = counter.take(1, 0.0)
+    counter.take(1, 0.0)
     assert counter.wait_for(1, 100.0) == math.inf
     counter.correct(first, 0, 100.0)
     assert counter.wait_for(1, 100.0) == 0.0
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding", "fixed"])
+@given(steps=STEPS, answers=st.lists(GAPS, min_size=40, max_size=40), burst=BURSTS)
+def test_the_judge_finds_who_was_let_in_while_too_much_had_been_produced(window, steps, answers, burst):
+    """Answers alone are never at fault, however much they produce."""
+    limit = SimulatedLimit("output_tokens", 8, 2.0, window, burst, charged="produced")
+    now, needs, produced = 0.0, [], []
+    for (gap, amount), after in zip(steps, answers, strict=False):
+        now += gap
+        needs.append((now, 1.0))
+        produced.append((now + after, amount))
+    produced.sort()
+    over = [over_at_the_end(limit, [*(each for each in produced if each[0] < at), (at, need)]) for at, need in needs]
+    found = find_overruns(limit, needs, produced)
+    assert [each.until for each in found] == [at for (at, _), by in zip(needs, over, strict=True) if by > 0]
+    assert [each.amount - each.allowed for each in found] == [by for by in over if by > 0]
+    assert find_overruns(limit, [], produced) == []
 
 
 def test_what_is_charged_when():
@@ -153,6 +174,7 @@ def test_what_is_charged_when():
         for dimension, amounts in {**dimensions, "requests": (1, 1), "images": (2, 2), "concurrency": (1, 1)}.items():
             limit = SimulatedLimit(dimension, 1000, charged=charged)
             assert (limit.at_admission(demand, truth), limit.in_the_end(demand, truth)) == amounts
+            assert limit.needed(demand, truth) == (amounts[0] or 1)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The counters of a mock backend, pure: an exact sliding window, a token bucket, a civil day or month.
+"""How a provider counts a rate, pure, for mock and for simulated backends: a sliding window, a token bucket, a fixed window.
 
+Nothing of the balancer's own quota is used: whoever judges it must not share its mistakes.
 Sliding: at most L in any half-open window of P seconds; what was taken at t counts until just before t + P.
 Bucket: a level of at most B that refills at L / P; as one float, the time at which it will be full again.
-Calendar: at most L while the date of the zone's clocks is the same.
+Fixed: at most L between two multiples of P, or while the date of a zone's clocks is the same.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from datetime import date, datetime
+from datetime import datetime
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import attrs
 
-from balancer.core.limits import MONTH, Rate
+from balancer.core.limits import Rate
 
 # A client that waits exactly as long as it was told must not be refused for the last bit of a float.
 SLACK = 1e-9
@@ -114,7 +115,7 @@ class Sliding:
     def reset_after(self, now: float) -> float:
         """Seconds until the oldest leaves the window; 0 if it is empty."""
         self._expire(now)
-        return self._log[0].at + self.rate.per - now if self._log else 0.0
+        return next((taken.at + self.rate.per - now for taken in self._log if taken.amount), 0.0)
 
 
 @attrs.define(eq=False)
@@ -155,14 +156,64 @@ class Bucket:
         return max(0.0, self._full_at - now)
 
 
-@attrs.define(eq=False)
-class Calendar:
-    """At most `rate.amount` in any civil day or month of `zone`. `epoch` are the Unix seconds at time 0."""
+class Periods(Protocol):
+    """What divides time into fixed windows."""
 
-    rate: Rate
+    def number(self, at: float) -> int:
+        """That of the window in which `at` lies."""
+        ...
+
+    def left(self, number: int, now: float) -> float:
+        """Seconds until a window of a higher number begins."""
+        ...
+
+
+@attrs.frozen
+class Multiples:
+    """A window between every two multiples of `per` seconds."""
+
+    per: float
+
+    def number(self, at: float) -> int:
+        """How many have begun since 0."""
+        return math.floor(at / self.per + SLACK)
+
+    def left(self, number: int, now: float) -> float:
+        """Seconds until the next multiple."""
+        return (number + 1) * self.per - now
+
+
+@attrs.frozen
+class Dates:
+    """A window for every civil day of `zone`, or, `by_month`, every month. `epoch` are the Unix seconds at time 0."""
+
+    by_month: bool
     zone: ZoneInfo
     epoch: float
-    _date: date = attrs.field(init=False, default=date.min)
+
+    def _shown(self, seconds: float) -> int:
+        """The day, or the first one of the month, that the zone's clocks show."""
+        day = datetime.fromtimestamp(math.floor(seconds), self.zone).date()
+        return (day.replace(day=1) if self.by_month else day).toordinal()
+
+    def number(self, at: float) -> int:
+        """That of the date."""
+        return self._shown(at + self.epoch + SLACK)
+
+    def left(self, number: int, now: float) -> float:
+        """Seconds until a later date is shown."""
+        first = math.floor(now + self.epoch)
+        ahead = range(first, first + 33 * 86_400)
+        return ahead[bisect_right(ahead, number, key=self._shown)] - (now + self.epoch)
+
+
+@attrs.define(eq=False)
+class Fixed:
+    """At most `rate.amount` in each of the `periods`."""
+
+    rate: Rate
+    periods: Periods
+    _number: int = attrs.field(init=False, default=0)
     _used: float = attrs.field(init=False, default=0.0)
 
     @property
@@ -170,18 +221,13 @@ class Calendar:
         """The most that can ever fit at once."""
         return self.rate.amount
 
-    def _date_at(self, seconds: float) -> date:
-        """The day, or the first one of the month, that the zone's clocks show."""
-        day = datetime.fromtimestamp(math.floor(seconds), self.zone).date()
-        return day.replace(day=1) if self.rate.per == MONTH else day
-
     def _expire(self, now: float) -> None:
         # A date that is shown twice, since clocks were set back at midnight, has begun once.
-        if (today := self._date_at(now + self.epoch + SLACK)) > self._date:
-            self._date, self._used = today, 0.0
+        if (number := self.periods.number(now)) > self._number:
+            self._number, self._used = number, 0.0
 
     def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until the next day or month, if `amount` does not fit into what is left of this one."""
+        """Seconds until the next window, if `amount` does not fit into what is left of this one."""
         self._expire(now)
         if self._used + amount - self.rate.amount <= SLACK:
             return 0.0
@@ -194,20 +240,18 @@ class Calendar:
         return Taken(now, amount)
 
     def correct(self, taken: Taken, amount: float, now: float) -> None:
-        """Counts `amount` in place of what was taken; nothing, if that was on another day or in another month."""
+        """Counts `amount` in place of what was taken; nothing, if that was in another window."""
         self._expire(now)
-        if self._date_at(taken.at + self.epoch + SLACK) >= self._date:
+        if self.periods.number(taken.at) >= self._number:
             self._used += amount - taken.amount
             taken.amount = amount
 
     def used(self, now: float) -> float:
-        """What was taken since the day or the month began."""
+        """What was taken since the window began."""
         self._expire(now)
         return self._used
 
     def reset_after(self, now: float) -> float:
-        """Seconds until the next day or month begins."""
+        """Seconds until the next window begins."""
         self._expire(now)
-        first = math.floor(now + self.epoch)
-        ahead = range(first, first + 33 * 86_400)
-        return ahead[bisect_right(ahead, self._date, key=self._date_at)] - (now + self.epoch)
+        return self.periods.left(self._number, now)

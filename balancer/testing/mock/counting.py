@@ -1,8 +1,7 @@
 """What one key may take of a mock backend: which limits hold for a request, what of it each of them counts, and when.
 
 At its arrival a request is counted as what is known of it then; its answer may correct that. A correction upward may push a
-count over its limit, and then nothing is admitted until it is worked off. Nothing of the balancer's own quota is used: whoever
-judges it must not share its mistakes.
+count over its limit, and then nothing is admitted until it is worked off.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from zoneinfo import ZoneInfo
 import attrs
 
 from balancer.core.call import Demand
-from balancer.core.limits import NO_PRESETS, Limits, Presets, Rate, Terms
-from balancer.testing.mock.counters import Bucket, Calendar, Counter, Sliding, Taken
+from balancer.core.limits import MONTH, NO_PRESETS, Limits, Presets, Rate, Terms
+from balancer.testing.mock.counters import Bucket, Counter, Dates, Fixed, Sliding, Taken
 
 _WHOLE = ("requests", "images")
 """Counted at the arrival, whatever the answer brings."""
@@ -188,4 +187,4 @@ def _counter(terms: Terms, epoch: float) -> Counter:
         case "sliding":
             return Sliding(rate)
         case "calendar":
-            return Calendar(rate, ZoneInfo(terms.zone), epoch)
+            return Fixed(rate, Dates(rate.per == MONTH, ZoneInfo(terms.zone), epoch))

@@ -20,10 +20,11 @@ from balancer.actors.lease import Lease
 from balancer.core.call import Call, Demand, Usage
 from balancer.providers.provider import get_provider
 from balancer.providers.values import Headers
+from balancer.testing.mock.counters import Counter, Taken
 from balancer.testing.mock.latency import Constant, Latency, parse_latency
 from balancer.testing.mock.signals import error_body
 from balancer.testing.simulation.arrivals import as_demanded
-from balancer.testing.simulation.limits import Charge, Counter, Overrun, SimulatedLimit, find_overruns, make_counter
+from balancer.testing.simulation.limits import Overrun, SimulatedLimit, find_overruns, make_counter
 from balancer.testing.simulation.signals import LimitState, Speaks, limit_headers, refusal
 
 OK = 200
@@ -63,6 +64,7 @@ class SimulatedAttempt:
         refused_by: the limit that refused it; `None` if it was admitted or met an outage.
         status: of the answer; 0 until it was counted.
         answered_at: trio time of the answer; `None` while there is none, which is for ever if it was cancelled.
+        ended_at: trio time of its end, by an answer or because who asked hung up; `None` until then.
     """
 
     number: int
@@ -75,6 +77,7 @@ class SimulatedAttempt:
     refused_by: SimulatedLimit | None = None
     status: int = 0
     answered_at: float | None = None
+    ended_at: float | None = None
 
     @property
     def admitted(self) -> bool:
@@ -96,7 +99,7 @@ class _Counted:
     """What became of a request: what each limit has counted, or the limit that refused, its room, the amount and the wait."""
 
     status: int
-    charges: Sequence[tuple[SimulatedLimit, Counter, Charge]] = ()
+    charges: Sequence[tuple[SimulatedLimit, Counter, Taken]] = ()
     refused: tuple[SimulatedLimit, float, float, float] | None = None
     place: int = 0
 
@@ -201,23 +204,25 @@ class SimulatedBackend:
         counters = self._counters_of(sent.model)
         refused = None
         for limit, counter in counters:
-            amount = limit.at_admission(sent.demand, sent.truth)
+            amount = limit.needed(sent.demand, sent.truth)
             if (wait := counter.wait_for(amount, now)) > 0.0:
-                refused = (limit, counter.room(now), amount, wait)
+                refused = (limit, counter.capacity - counter.used(now), amount, wait)
                 break
         charged = [each for each in counters if refused is None or each[0].refused_charged]
         charges = [
-            (limit, counter, counter.charge(limit.at_admission(sent.demand, sent.truth), now)) for limit, counter in charged
+            (limit, counter, counter.take(limit.at_admission(sent.demand, sent.truth), now)) for limit, counter in charged
         ]
         return _Counted(OK if refused is None else REFUSED, charges, refused)
 
     def _end(self, sent: SimulatedAttempt, counted: _Counted, answered_at: float | None) -> None:
         now = trio.current_time()
-        for limit, counter, charge in counted.charges:
+        for limit, counter, taken in counted.charges:
             amount = 0.0 if limit.dimension == "concurrency" else limit.in_the_end(sent.demand, sent.truth)
-            if amount != charge.amount:
-                counter.correct(charge, amount, now)
-        self.record[counted.place] = attrs.evolve(self.record[counted.place], answered_at=answered_at)
+            if limit.counts_late:
+                counter.take(amount, now)  # not at the instant of the admission: then it was not there
+            elif amount != taken.amount:
+                counter.correct(taken, amount, now)
+        self.record[counted.place] = attrs.evolve(self.record[counted.place], answered_at=answered_at, ended_at=now)
 
     def _counters_of(self, model: str | None) -> list[tuple[SimulatedLimit, Counter]]:
         return [each for each in self._counters if each[0].counts(model)]
@@ -225,7 +230,9 @@ class SimulatedBackend:
     def _say(self, sent: SimulatedAttempt, counted: _Counted) -> Answer:
         now = trio.current_time()
         counters = self._counters_of(sent.model)
-        states = [LimitState(limit, counter.room(now), counter.reset_after(now)) for limit, counter in counters]
+        states = [
+            LimitState(limit, counter.capacity - counter.used(now), counter.reset_after(now)) for limit, counter in counters
+        ]
         headers = limit_headers(self.provider, self.headers, states, now, self.rng)
         if counted.status == OK:
             return Answer(OK, headers, {})
@@ -237,8 +244,15 @@ class SimulatedBackend:
     # -- judged by -----------------------------------------------------------------------------------------------------------
 
     def overruns(self, limit: SimulatedLimit) -> list[Overrun]:
-        """Spans in which more was admitted than `limit` allows, by the record, as counted at admission. Of rates only."""
-        return find_overruns(limit, [(seen.at, limit.at_admission(seen.demand, seen.truth)) for seen in self._admitted(limit)])
+        """Spans at whose end more was admitted than `limit` allows, by the record. Of rates only.
+
+        A request is judged by what it needed at its admission, beside what others were counted as at theirs. Corrections are not
+        looked at. Where the limit counts late, others are what they have produced by then, which is not judged itself.
+        """
+        admitted, late = self._admitted(limit), limit.counts_late
+        needs = [(seen.at, limit.needed(seen.demand, seen.truth)) for seen in admitted]
+        ends = [(seen.ended_at, limit.in_the_end(seen.demand, seen.truth)) for seen in admitted if seen.ended_at is not None]
+        return find_overruns(limit, needs, sorted(ends) if late else ())
 
     def used_ratio(self, limit: SimulatedLimit, from_at: float, until: float) -> float:
         """Share of what `limit` allows in [from_at, until) that was admitted then, as it was counted in the end.

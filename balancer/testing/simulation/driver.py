@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import heapq
+import itertools
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -24,6 +25,8 @@ from balancer.testing.simulation.arrivals import Arrivals, DrawnCall, draw_calls
 from balancer.testing.simulation.backends import SimulatedAttempt, SimulatedBackend, SimulatedRefusal
 from balancer.testing.simulation.limits import Overrun
 from balancer.testing.simulation.signals import MIDNIGHT
+
+T = TypeVar("T")
 
 SERVED = "served"
 EXPIRED = "expired"
@@ -172,36 +175,63 @@ def simulate(
     ready = attrs.evolve(BalancerConfig.of(config), seed=seed)
     if missing := {account.name for account in ready.accounts} ^ backends.keys():
         raise ValueError(f"accounts and backends differ: {', '.join(sorted(missing))}")
+    world = _World(ready, own_backends(backends, seed), draw_all(arrivals, seed, for_seconds), for_seconds, epoch)
+    statistics = run_seeded(world.run, seed)
+    calls = tuple(sorted(world.calls, key=lambda call: call.number))
+    return Report(seed, for_seconds, calls, world.backends, statistics)
+
+
+def own_backends(backends: Mapping[str, SimulatedBackend], seed: int) -> dict[str, SimulatedBackend]:
+    """Backends such as these for one simulation: nothing counted yet, each with chances of its own."""
+    return {name: attrs.evolve(backend, rng=random.Random(f"{seed} {name}")) for name, backend in backends.items()}
+
+
+def draw_all(arrivals: Arrivals | Sequence[Arrivals], seed: int, for_seconds: float) -> Iterator[DrawnCall]:
+    """The calls of one simulation in the order of time, each stream drawn on its own."""
     streams = [arrivals] if isinstance(arrivals, Arrivals) else arrivals
     drawn = [draw_calls(stream, random.Random(f"{seed} arrivals {place}")) for place, stream in enumerate(streams)]
-    running = {name: attrs.evolve(backend, rng=random.Random(f"{seed} {name}")) for name, backend in backends.items()}
-    world = _World(running, heapq.merge(*drawn, key=lambda call: call.at), for_seconds, epoch)
-    statistics = run_seeded(functools.partial(world.run, ready), seed)
-    calls = tuple(sorted(world.calls, key=lambda call: call.number))
-    return Report(seed, for_seconds, calls, running, statistics)
+    return itertools.takewhile(lambda call: call.at < for_seconds, heapq.merge(*drawn, key=lambda call: call.at))
+
+
+async def let_arrive(
+    arriving: Iterable[DrawnCall],
+    for_seconds: float,
+    call: Callable[[int, DrawnCall], Awaitable[object]],
+    look: Callable[[], T],
+) -> T:
+    """Run every call from its arrival; at the end take a look, cancel what still waits or runs, and return what was seen.
+
+    Args:
+        arriving: the calls, in the order of time.
+        for_seconds: trio time of the end.
+        call: one of them, by its place among the arrivals, from 0.
+        look: at the end.
+    """
+    async with trio.open_nursery() as nursery:
+        for number, drawn in enumerate(arriving):
+            if drawn.at > trio.current_time():
+                await trio.sleep_until(drawn.at)
+            nursery.start_soon(call, number, drawn)
+        await trio.sleep_until(for_seconds)
+        seen = look()
+        nursery.cancel_scope.cancel()
+    return seen
 
 
 @attrs.define(eq=False)
 class _World:
+    config: BalancerConfig
     backends: Mapping[str, SimulatedBackend]
     arriving: Iterator[DrawnCall]
     for_seconds: float
     epoch: float
     calls: list[SimulatedCall] = attrs.field(factory=list[SimulatedCall], init=False)
 
-    async def run(self, config: BalancerConfig) -> Statistics:
+    async def run(self) -> Statistics:
         """The simulation, from 0."""
-        async with open_balancer(config, epoch=self.epoch) as balancer, trio.open_nursery() as nursery:
-            for number, drawn in enumerate(self.arriving):
-                if drawn.at >= self.for_seconds:
-                    break
-                if drawn.at > trio.current_time():
-                    await trio.sleep_until(drawn.at)
-                nursery.start_soon(self._call, balancer, number, drawn)
-            await trio.sleep_until(self.for_seconds)
-            statistics = balancer.statistics()
-            nursery.cancel_scope.cancel()
-        return statistics
+        async with open_balancer(self.config, epoch=self.epoch) as balancer:
+            call = functools.partial(self._call, balancer)
+            return await let_arrive(self.arriving, self.for_seconds, call, balancer.statistics)
 
     async def _call(self, balancer: BalancerNursery, number: int, drawn: DrawnCall) -> None:
         kind, arrived_at = drawn.kind, trio.current_time()

@@ -1,22 +1,18 @@
-"""How a provider counts a limit: plain counters that decide, and a judge that checks a record of what they admitted.
-
-Nothing of the balancer's own ledger is used: whoever judges it must not share its mistakes. A bucket is a level that refills, a
-sliding window is a log, a fixed window is a number that is cleared.
-"""
+"""What a simulated provider limits: which counter decides, what of a request it is told and when, and a judge that checks a record
+of what was admitted."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from heapq import merge
+from typing import Literal
 
 import attrs
 
 from balancer.core.call import DIMENSIONS, Demand, Usage
-
-SLACK = 1e-9
-"""Share of a limit, and seconds, that are not counted: who waits exactly as told is not refused for the last bit of a float."""
+from balancer.core.limits import Rate
+from balancer.testing.mock.counters import SLACK, Bucket, Counter, Fixed, Multiples, Sliding, Taken
 
 
 @attrs.frozen
@@ -31,9 +27,9 @@ class SimulatedLimit:
             every multiple of the period).
         burst: for buckets, how much a full one holds; `None`: the amount.
         charged: what of the tokens is counted and when: `"start"`: what it really takes, at its admission; `"adjusted"`: the
-            demand at its admission, corrected to what it took at its answer; `"produced"`: what it took, at its answer;
-            `"max_tokens"`: the input really taken and the bound of the output, at its admission. A request or an image is
-            always counted at the admission.
+            demand at its admission, corrected to what it took at its answer; `"produced"`: what it took, at its answer and from
+            then on; `"max_tokens"`: the input really taken and the bound of the output, at its admission. A request or an image
+            is always counted at the admission.
         refused_charged: whether a refused request counts as if it had been admitted.
         model: the account's own name of the one model that it counts; `None`: all together.
     """
@@ -58,6 +54,11 @@ class SimulatedLimit:
         """The most that can ever fit at once."""
         return self.burst if self.window == "bucket" and self.burst is not None else self.amount
 
+    @property
+    def counts_late(self) -> bool:
+        """Whether a request is counted only when it has been answered."""
+        return self.charged == "produced" and self.dimension not in ("requests", "images", "concurrency")
+
     def counts(self, model: str | None) -> bool:
         """Whether requests for `model` count."""
         return self.model in (None, model)
@@ -80,6 +81,10 @@ class SimulatedLimit:
             case _:
                 return 0.0
 
+    def needed(self, demand: Demand, truth: Usage) -> float:
+        """What must fit for a request to be admitted: of what is counted later, room for the first one of it."""
+        return min(1.0, self.in_the_end(demand, truth)) if self.counts_late else self.at_admission(demand, truth)
+
     def in_the_end(self, demand: Demand, truth: Usage) -> float:
         """What a request is counted as once it has been answered."""
         if self.charged in ("adjusted", "produced") and self.dimension != "concurrency":
@@ -88,179 +93,50 @@ class SimulatedLimit:
 
 
 @attrs.define(eq=False)
-class Charge:
-    """What one request was counted as by one counter."""
-
-    at: float
-    amount: float
-
-
-class Counter(Protocol):
-    """What one limit has counted so far."""
-
-    def room(self, now: float) -> float:
-        """What would be admitted now; negative after a correction that owes."""
-        ...
-
-    def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until `amount` would be admitted if nothing else came; 0 if now, `inf` if never or if nobody can know."""
-        ...
-
-    def charge(self, amount: float, now: float) -> Charge:
-        """Count `amount`, whether there is room or not."""
-        ...
-
-    def correct(self, charge: Charge, amount: float, now: float) -> None:
-        """Count `amount` in place of what was charged."""
-        ...
-
-    def reset_after(self, now: float) -> float:
-        """What an honest header shows as the reset: seconds until a bucket is full, until the oldest charge leaves a sliding
-        window, until a fixed window ends."""
-        ...
-
-
-@attrs.define(eq=False)
-class _Bucket:
-    limit: SimulatedLimit
-    _level: float = attrs.field(init=False)
-    _at: float = attrs.field(init=False, default=-math.inf)
-
-    def __attrs_post_init__(self) -> None:
-        self._level = self.limit.capacity
-
-    def room(self, now: float) -> float:
-        refilled = self._level + (now - self._at) * self.limit.amount / self.limit.per
-        self._level, self._at = min(self.limit.capacity, refilled), now
-        return self._level
-
-    def wait_for(self, amount: float, now: float) -> float:
-        missing = amount - self.room(now)
-        if amount > self.limit.capacity * (1.0 + SLACK):
-            return math.inf
-        return max(0.0, missing * self.limit.per / self.limit.amount) if missing > SLACK * self.limit.amount else 0.0
-
-    def charge(self, amount: float, now: float) -> Charge:
-        self._level = self.room(now) - amount
-        return Charge(now, amount)
-
-    def correct(self, charge: Charge, amount: float, now: float) -> None:
-        self._level = min(self.limit.capacity, self.room(now) + charge.amount - amount)
-        charge.amount = amount
-
-    def reset_after(self, now: float) -> float:
-        return (self.limit.capacity - self.room(now)) * self.limit.per / self.limit.amount
-
-
-@attrs.define(eq=False)
-class _Sliding:
-    limit: SimulatedLimit
-    _log: deque[Charge] = attrs.field(init=False, factory=deque[Charge])
-    _used: float = attrs.field(init=False, default=0.0)
-
-    def room(self, now: float) -> float:
-        log = self._log
-        while log and log[0].at + self.limit.per <= now + SLACK:
-            self._used -= log.popleft().amount
-        return self.limit.amount - self._used
-
-    def wait_for(self, amount: float, now: float) -> float:
-        missing = amount - self.room(now)
-        if missing <= SLACK * self.limit.amount:
-            return 0.0
-        for charge in self._log:
-            missing -= charge.amount
-            if missing <= SLACK * self.limit.amount:
-                return charge.at + self.limit.per - now
-        return math.inf
-
-    def charge(self, amount: float, now: float) -> Charge:
-        charge = Charge(now, amount)
-        self._log.append(charge)
-        self._used += amount
-        return charge
-
-    def correct(self, charge: Charge, amount: float, now: float) -> None:
-        self.room(now)
-        if charge.at + self.limit.per > now + SLACK:  # else it has left the window
-            self._used += amount - charge.amount
-            charge.amount = amount
-
-    def reset_after(self, now: float) -> float:
-        self.room(now)
-        return self._log[0].at + self.limit.per - now if self._log else 0.0
-
-
-@attrs.define(eq=False)
-class _Fixed:
-    limit: SimulatedLimit
-    _window: float = attrs.field(init=False, default=-math.inf)
-    _used: float = attrs.field(init=False, default=0.0)
-
-    def room(self, now: float) -> float:
-        window = window_of(now, self.limit.per)
-        if window != self._window:
-            self._window, self._used = window, 0.0
-        return self.limit.amount - self._used
-
-    def wait_for(self, amount: float, now: float) -> float:
-        if amount - self.room(now) <= SLACK * self.limit.amount:
-            return 0.0
-        return self.reset_after(now) if amount <= self.limit.amount else math.inf
-
-    def charge(self, amount: float, now: float) -> Charge:
-        self.room(now)
-        self._used += amount
-        return Charge(now, amount)
-
-    def correct(self, charge: Charge, amount: float, now: float) -> None:
-        self.room(now)
-        if window_of(charge.at, self.limit.per) == self._window:
-            self._used += amount - charge.amount
-            charge.amount = amount
-
-    def reset_after(self, now: float) -> float:
-        return (window_of(now, self.limit.per) + 1.0) * self.limit.per - now
-
-
-@attrs.define(eq=False)
 class _AtOnce:
     """Concurrency: an answer ends what was counted, which is to correct it to nothing."""
 
-    limit: SimulatedLimit
+    rate: Rate
     _used: float = attrs.field(init=False, default=0.0)
 
-    def room(self, now: float) -> float:
-        del now
-        return self.limit.amount - self._used
+    @property
+    def capacity(self) -> float:
+        return self.rate.amount
 
     def wait_for(self, amount: float, now: float) -> float:
-        return 0.0 if amount <= self.room(now) else math.inf
-
-    def charge(self, amount: float, now: float) -> Charge:
-        self._used += amount
-        return Charge(now, amount)
-
-    def correct(self, charge: Charge, amount: float, now: float) -> None:
         del now
-        self._used += amount - charge.amount
-        charge.amount = amount
+        return 0.0 if self._used + amount <= self.rate.amount else math.inf
+
+    def take(self, amount: float, now: float) -> Taken:
+        self._used += amount
+        return Taken(now, amount)
+
+    def correct(self, taken: Taken, amount: float, now: float) -> None:
+        del now
+        self._used += amount - taken.amount
+        taken.amount = amount
+
+    def used(self, now: float) -> float:
+        del now
+        return self._used
 
     def reset_after(self, now: float) -> float:
         del now
         return 0.0
 
 
-def window_of(at: float, per: float) -> float:
-    """The number of the fixed window in which `at` lies."""
-    return math.floor(at / per + SLACK)
-
-
 def make_counter(limit: SimulatedLimit) -> Counter:
-    """A counter that has counted nothing yet."""
+    """A counter that has counted nothing yet; of concurrency nobody knows when there will be room."""
+    rate = Rate(limit.amount, limit.per)
     if limit.dimension == "concurrency":
-        return _AtOnce(limit)
-    return {"bucket": _Bucket, "sliding": _Sliding, "fixed": _Fixed}[limit.window](limit)
+        return _AtOnce(rate)
+    match limit.window:
+        case "bucket":
+            return Bucket(rate, limit.capacity)
+        case "sliding":
+            return Sliding(rate)
+        case "fixed":
+            return Fixed(rate, Multiples(limit.per))
 
 
 # -- the judge --------------------------------------------------------------------------------------------------------------
@@ -268,12 +144,12 @@ def make_counter(limit: SimulatedLimit) -> Counter:
 
 @attrs.frozen
 class Overrun:
-    """A span in which more was admitted than its limit allows.
+    """A span at whose end more was admitted than its limit allows.
 
     Attributes:
         limit: the limit.
-        from_at, until: trio times of the first and the last admission of the span.
-        amount, allowed: what was admitted in it, and what would have been allowed.
+        from_at, until: trio times of the first that counts in the span, and of the admission that ends it.
+        amount, allowed: what counts in it, that admission with what it needed, and what would have been allowed.
     """
 
     limit: SimulatedLimit
@@ -283,40 +159,52 @@ class Overrun:
     allowed: float
 
 
-def find_overruns(limit: SimulatedLimit, admitted: Sequence[tuple[float, float]]) -> list[Overrun]:
+def find_overruns(
+    limit: SimulatedLimit, admitted: Sequence[tuple[float, float]], produced: Sequence[tuple[float, float]] = ()
+) -> list[Overrun]:
     """Every admission by which a span became too full, with the worst span that ends there.
 
     A bucket allows L t / P + B in a span of t seconds, a sliding window L in every half-open period, a fixed window L in each of
-    its own.
+    its own. Of a limit that counts late no answer is at fault: what is produced is not refused, so spans may hold more than that.
+    At fault is an admission for whose need there was no room beside what had been produced before it.
 
     Args:
         limit: of a rate; concurrency has no spans.
-        admitted: instants and amounts, in the order of time.
+        admitted: instants and amounts, in the order of time; where the limit counts late, what each needed.
+        produced: instants and amounts of the answers that are counted late, in the order of time.
     """
     slack = SLACK * max(limit.amount, limit.capacity)
-    return [span for span in _worst_spans(limit, admitted) if span.amount > span.allowed + slack]
+    return [span for span in _worst_spans(limit, admitted, produced) if span.amount > span.allowed + slack]
 
 
-def _worst_spans(limit: SimulatedLimit, admitted: Sequence[tuple[float, float]]) -> Iterator[Overrun]:
+def _worst_spans(
+    limit: SimulatedLimit, admitted: Sequence[tuple[float, float]], produced: Sequence[tuple[float, float]]
+) -> Iterator[Overrun]:
     rate = limit.amount / limit.per
-    first, spent, fullest = 0, 0.0, math.inf  # spent: before the span's first admission; fullest: of all spans that could begin
+    first, spent, fullest = 0, 0.0, math.inf  # spent: before the span's first; fullest: of all spans that could begin
     total, first_at = 0.0, 0.0
-    for at, amount in admitted:
+    seen: list[tuple[float, float]] = []  # all that counts so far
+    needs = ((at, amount, True) for at, amount in admitted)
+    answers = ((at, amount, False) for at, amount in produced)
+    for at, amount, judged in merge(needs, answers, key=lambda each: each[0]):  # at one instant needs come first
+        seen.append((at, 0.0 if judged and limit.counts_late else amount))
         if limit.window == "bucket":
             if total - rate * at < fullest:
                 first_at, spent, fullest = at, total, total - rate * at
         else:
-            while _left(limit, admitted[first][0], at):
-                spent += admitted[first][1]
+            while _left(limit, seen[first][0], at):
+                spent += seen[first][1]
                 first += 1
-            first_at = admitted[first][0]
-        total += amount
-        allowed = limit.amount if limit.window != "bucket" else rate * (at - first_at) + limit.capacity
-        yield Overrun(limit, first_at, at, total - spent, allowed)
+            first_at = seen[first][0]
+        if judged:
+            allowed = limit.amount if limit.window != "bucket" else rate * (at - first_at) + limit.capacity
+            yield Overrun(limit, first_at, at, total + amount - spent, allowed)
+        total += seen[-1][1]
 
 
 def _left(limit: SimulatedLimit, at: float, now: float) -> bool:
     """Whether what was admitted at `at` no longer counts at `now`."""
     if limit.window == "sliding":
         return at + limit.per <= now + SLACK
-    return window_of(at, limit.per) != window_of(now, limit.per)
+    periods = Multiples(limit.per)
+    return periods.number(at) != periods.number(now)
