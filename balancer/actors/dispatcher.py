@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -87,13 +87,13 @@ class Dispatcher:
 
     # -- asked by calls and told by supervisors, synchronously ------------------------------------------------------------
 
-    async def place(self, ticket: Ticket) -> Lease:
-        """Place one attempt. Raises the refusal: `Saturated`, `DeadlineUnreachable`, `NoAccount`, `Closed`, `OthersOut`;
-        for a `now_or_never` ticket `trio.WouldBlock`."""
+    def place(self, ticket: Ticket) -> Awaitable[Lease]:
+        """Place one attempt; to be awaited at once. Raises the refusal: `Saturated`, `DeadlineUnreachable`, `NoAccount`, `Closed`,
+        `OthersOut`; for a `now_or_never` ticket `trio.WouldBlock`."""
         if self._closed:
             raise Closed("the balancer is closed", decision=ticket.decision)
         self._mailbox.post(ticket)
-        return await ticket.wait_granted(self._leave)
+        return ticket.wait_granted(self._leave)
 
     def ring(self) -> None:
         """The doorbell: capacity may have come back. One at a time, and only while tickets wait."""
@@ -149,7 +149,7 @@ class Dispatcher:
 
     def _take(self, messages: Sequence[Ticket | Doorbell]) -> None:
         """Keep what came where `close` finds it, should the actor fail in the middle."""
-        self._taken.extend(message for message in messages if isinstance(message, Ticket))
+        self._taken.extend([message for message in messages if isinstance(message, Ticket)])
 
     def _round(self, now: float) -> None:
         """Look at those that wait, best first, together with those that have just come."""

@@ -30,6 +30,7 @@ class Lease:
 
     Attributes:
         account: the account's settings.
+        admission: what it holds of its account.
         model: the account's own name of the call's model.
         credential: what to authenticate with; its text is `credential.reveal()`.
         deadline: trio time by which the call must end; `inf` if it need not.
@@ -40,7 +41,7 @@ class Lease:
     """
 
     __slots__ = (
-        "_abort", "_admission", "_first_byte_at", "_supervisor", "account", "deadline", "decision",
+        "_abort", "_first_byte_at", "_supervisor", "account", "admission", "deadline", "decision",
         "idle_from", "late_at", "link", "model", "record", "settled", "share", "unsent", "usage",
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ class Lease:
         deadline: float,
     ) -> None:
         self._supervisor = supervisor
-        self._admission = admission
+        self.admission = admission
         self._abort: Callable[[], None] | None = None
         self._first_byte_at = math.inf
         self.account = account
@@ -77,20 +78,17 @@ class Lease:
     @property
     def credential(self) -> Secret:
         """What to authenticate with; empty where the account has none."""
-        return self._admission.credential or NO_CREDENTIAL
+        return self.admission.credential or NO_CREDENTIAL
 
     @property
     def call(self) -> Call:
         """What was asked."""
         return self.decision.call
 
-    @property
-    def admission(self) -> Admission:
-        """What the lease holds of its account."""
-        return self._admission
-
     def report(self, *, usage: Usage) -> None:
-        """Say what the attempt really took; it is charged instead of the estimate when the lease ends."""
+        """Say what the attempt really took; it is charged instead of the estimate when the lease ends. Raises `TypeError`."""
+        if not isinstance(usage, Usage):  # pyright: ignore[reportUnnecessaryIsInstance] - whose attempt it is would never know
+            raise TypeError("a lease is told a Usage")
         self.usage = usage
 
     def written(self) -> None:
@@ -116,8 +114,6 @@ class Lease:
         record.duration = now - record.started_at
         self._abort = None
         evidence = Evidence(outcome, usage or self.usage, limits)
-        if self.share is not None:
-            self.share.settle(outcome, evidence.usage)
         self._supervisor.settle(self, evidence, now, min(self._first_byte_at, now) - record.started_at)
 
     def withdraw(self) -> None:
@@ -138,12 +134,12 @@ class Lease:
         if idle:
             self.late_at = math.inf
             self.touch()
-            self._supervisor.watch(self)
+            self._supervisor.watch_idle(self)
 
     def expect_by(self, late_at: float) -> None:
         """The answer is to be committed by this trio time; else the attempt has timed out."""
         self.late_at = late_at
-        self._supervisor.watch(self)
+        self._supervisor.wake_at(late_at)
 
     def time_out(self) -> None:
         """The answer was not committed in time: settle, then end the attempt."""

@@ -71,7 +71,7 @@ class Ticket:
         self.came_at = 0.0  # when it began to wait
         self.spot: Any = None  # where the queue keeps it
         self.withdrawn = False
-        self._task: trio.lowlevel.Task | None = None
+        self._task: Any = None  # who waits, and has posted it
 
     async def wait_granted(self, on_withdrawn: Callable[[Ticket], None]) -> Lease:
         """Wait for the lease. Raises what the dispatcher refused it with.
@@ -95,21 +95,17 @@ class Ticket:
     def grant(self, lease: Lease) -> None:
         """Give it the lease and wake its task."""
         self.lease = lease
-        self._wake()
+        trio.lowlevel.reschedule(self._task)
 
     def refuse(self, error: Exception) -> None:
         """End it with an error and wake its task."""
         self.error = error
-        self._wake()
+        trio.lowlevel.reschedule(self._task)
 
     @property
     def open(self) -> bool:
         """Whether it still needs an answer."""
         return self.lease is None and self.error is None and not self.withdrawn
-
-    def _wake(self) -> None:
-        assert self._task is not None, "a ticket is posted by the task that waits for it"
-        trio.lowlevel.reschedule(self._task)
 
 
 @attrs.frozen

@@ -25,6 +25,12 @@ the two differ by the last digit of a float."""
 
 NEVER = -math.inf
 
+TROUGH = 60.0
+"""Seconds for which an account that has used up its windows still serves its share: most windows are a minute long."""
+LAST = 3.0
+"""Mean latencies of the quickest account before its end that a ticket's last moment is: none is left out of the queue for that."""
+SMALLEST = Demand()
+
 
 class SelectorFailed(Exception):
     """The user's selector raised or chose a stranger; its cause says what."""
@@ -98,29 +104,35 @@ class Placer:
             able: list[AccountSnapshot] = []
             owners: list[Supervisor] = []
             snapshots: list[AccountSnapshot] = []
+            usual = True
             for supervisor in tier:
                 snapshot = supervisor.snapshot(now)
                 snapshots.append(snapshot)
-                wanted = supervisor.demand(call, model) if estimated and snapshot.dimensions else demand
+                if snapshot.restricted:
+                    wanted = supervisor.demand(call, model) if estimated and snapshot.dimensions else demand
+                    if snapshot.passed_over(model, wanted, now, cold):
+                        continue
+                    snapshot = snapshot.of_model(model)
+                else:
+                    wanted = demand
                 if (
-                    not snapshot.passed_over(model, wanted, now, cold)
-                    and snapshot.name not in avoid
+                    snapshot.name not in avoid
                     and (dialect is None or dialect in snapshot.dialects)
                     and not (claims and not claims.allow(supervisor, model, wanted, now))
                 ):
                     able.append(snapshot)
                     owners.append(supervisor)
+                    usual = usual and snapshot.ejected_until == NEVER and snapshot.weight > 0.0
             scanned.append(tuple(snapshots))
             while able:
-                chosen = self._choose(able, ticket, now)
-                if chosen.dimensions and len(tier) > 1:
+                place = self._choose(able, ticket, now, usual=usual)
+                if able[place].dimensions and len(tier) > 1:
                     until = math.inf if crowded else ticket.give_up_at
-                    better = self._better(owners[able.index(chosen)], able, tier, ticket, now, until)
+                    better = self._better(owners[place], owners, tier, ticket, now, until)
                     if isinstance(better, Hold):
                         return better
-                    chosen = better
-                place = able.index(chosen)
-                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, chosen.name)
+                    place = owners.index(better)
+                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, able[place].name)
                 lease = owners[place].try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)
@@ -128,58 +140,79 @@ class Placer:
                 del able[place], owners[place]
         return None
 
-    def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float) -> AccountSnapshot:
-        choices = [snapshot for snapshot in candidates if snapshot.ejected_until == NEVER and snapshot.weight > 0.0]
-        if len(choices) < len(candidates):
+    def _choose(self, candidates: list[AccountSnapshot], ticket: Ticket, now: float, *, usual: bool) -> int:
+        """Which of the accounts that can take the ticket is to; `usual`: all of them are healthy and have a weight."""
+        choices = candidates
+        if not usual:
+            choices = [snapshot for snapshot in candidates if snapshot.ejected_until == NEVER and snapshot.weight > 0.0]
             healthy = [snapshot for snapshot in candidates if not snapshot.probe_due(now)]
             # A probe is an ordinary call with failover behind it; if none ever went first, a slow account would never return.
             covered = ticket.call.replayable and not ticket.now_or_never
             if len(healthy) < len(candidates) and (covered or not healthy):
-                return next(snapshot for snapshot in candidates if snapshot.probe_due(now))
+                return next(place for place, snapshot in enumerate(candidates) if snapshot.probe_due(now))
             choices = choices or healthy
         try:
             chosen = self.selector(choices, ticket.call.demand, now, self.rng)
-            if not [choice for choice in choices if choice is chosen]:
-                raise ValueError("the selector chose an account that was not among its candidates")
+            for place, candidate in enumerate(candidates):
+                if candidate is chosen and (choices is candidates or chosen in choices):
+                    return place
+            raise ValueError("the selector chose an account that was not among its candidates")
         except Exception as error:
             raise SelectorFailed from error
-        return chosen
 
     def _better(
         self,
         owner: Supervisor,
-        able: Sequence[AccountSnapshot],
+        able: Sequence[Supervisor],
         tier: Sequence[Supervisor],
         ticket: Ticket,
         now: float,
         until: float,
-    ) -> AccountSnapshot | Hold:
+    ) -> Supervisor | Hold:
         """Where the time until the ticket can go there and the selector's price are least together: if nowhere less, the owner's.
 
         Alone, a ticket waits for what it can have in time. While others wait it is not worth more than what it takes where that is
-        least: rather than cost them more, it is not served.
+        least: rather than cost them more, it is not served. That holds as well where it has no time left to wait (`_too_late`).
         """
         call, model, price, chosen = ticket.call, ticket.model, self._priced(ticket, now), owner.snapshot(now)
         if price is None or chosen.ejected_until > -math.inf or not (least := price(chosen, owner.demand(call, model))):
-            return chosen
-        best: AccountSnapshot | Hold = chosen
+            return owner
+        best: Supervisor | Hold = owner
+        smallest = price(chosen, SMALLEST) + SAME
         for supervisor in tier:
             snapshot = supervisor.snapshot(now)
-            if snapshot is chosen or snapshot.ejected_until > -math.inf or not snapshot.weight:
+            if supervisor is owner or snapshot.ejected_until > -math.inf or not snapshot.weight:
                 continue
             demand = supervisor.demand(call, model)
-            if snapshot in able:
-                found, at = snapshot, now
+            if supervisor in able:
+                found, at = supervisor, now
             elif self._may_use(supervisor, ticket):
                 at = supervisor.earliest(model, demand, now)
+                if not now < at < math.inf:  # where attempts have to end first nobody knows the time
+                    continue
                 found = Hold(supervisor, at)
-                if not now < at <= until:  # where attempts have to end first nobody knows the time
+                if at > ticket.give_up_at and at <= now + TROUGH and snapshot.state == "healthy" and least > smallest:
+                    found, at = self._too_late(found, chosen, ticket, now, crowded=until == math.inf), now
+                elif at > until:
                     continue
             else:
                 continue
-            if (total := at - now + price(snapshot, demand)) < least - SAME:
+            if found is not None and (total := at - now + price(snapshot, demand)) < least - SAME:
                 least, best = total, found
         return best
+
+    def _too_late(self, hold: Hold, chosen: AccountSnapshot, ticket: Ticket, now: float, *, crowded: bool) -> Hold | None:
+        """What becomes of a ticket that takes less of an account which is used up for a moment, longer than the ticket has time.
+
+        While others wait it is held in vain: who takes more than the smallest call would costs others more than one call. Alone it
+        may go where it is dear, but of a window, which loses nothing until then, at its last moment: who needs that more goes first.
+        """
+        if crowded:
+            return hold
+        if not all(view.full_at == math.inf for view in chosen.dimensions):
+            return None
+        last = ticket.give_up_at - LAST * self.quickest(ticket, now)
+        return Hold(hold.supervisor, last) if now < last < ticket.give_up_at else None
 
     def _priced(self, ticket: Ticket, now: float) -> Priced | None:
         """The selector's price of an account for the ticket's model; `None` where it has none."""

@@ -159,6 +159,8 @@ class Supervisor:
         try:
             health, usable = state.health.state, state.usable
             state.settle(lease.admission, evidence, now, self.rng, latency=latency)
+            if lease.share is not None:
+                lease.share.settle(evidence.outcome, evidence.usage)
             if state.usable is not usable and len(state.account.keys) > 1:
                 place = state.account.keys.index(lease.credential)
                 logs.warning("balancer.credential_disabled", account=self.name, place=place, left=len(state.usable))
@@ -170,16 +172,21 @@ class Supervisor:
         if logs.debugs():
             logs.debug("balancer.attempt_ended", account=self.name, outcome=type(evidence.outcome).__name__)
         if self._retired and not self._leases:
-            self._wake_at(-math.inf)
+            self.wake_at(-math.inf)
         self.ring()
 
-    def watch(self, lease: Lease) -> None:
-        """Look at the lease when its answer may be late, or its open body idle for too long."""
-        self._wake_at(min(lease.late_at, lease.idle_from + self.idle_timeout))
+    def wake_at(self, at: float) -> None:
+        """Look at the timers then, at the latest: they have changed under the sleeper. No task step, unless the time has come."""
+        if self._sleep is not None and at < self._sleep.deadline:
+            self._sleep.deadline = at
+
+    def watch_idle(self, lease: Lease) -> None:
+        """Look at the lease when its open body may have been idle for too long."""
+        self.wake_at(lease.idle_from + self.idle_timeout)
 
     def link_changed(self) -> None:
         """The link has something to do earlier than it had."""
-        self._wake_at(self.link.next_change(trio.current_time()))
+        self.wake_at(self.link.next_change(trio.current_time()))
 
     def abort(self) -> None:
         """End every attempt and close every connection. Who waits for new settings waits no longer."""
@@ -203,7 +210,7 @@ class Supervisor:
         """The account is no longer configured: end when its last lease has ended."""
         self._retired = True
         if not self._leases:
-            self._wake_at(-math.inf)
+            self.wake_at(-math.inf)
 
     async def run(self) -> None:
         """Serve until cancelled or retired; a failure restarts it with its state kept, three in a minute end it loudly."""
@@ -252,17 +259,12 @@ class Supervisor:
             logs.warning("balancer.body_abandoned", account=self.name, idle_for=now - lease.idle_from)
             lease.abort()
 
-    def _wake_at(self, at: float) -> None:
-        """Move the sleeper's deadline: its timers have changed under it. No task step, unless the time has come."""
-        if self._sleep is not None and at < self._sleep.deadline:
-            self._sleep.deadline = at
-
     def _failed(self, error: Exception) -> None:
         logs.error("balancer.supervisor_failed", failure=error, account=self.name)
         self._failing = True
         if self.failures.too_many(trio.current_time()):
             self._fatal = error
-        self._wake_at(-math.inf)
+        self.wake_at(-math.inf)
 
     def _log_transition(self, now: float) -> None:
         snapshot = self._state.snapshot(now)

@@ -158,7 +158,7 @@ class AccountState:
         from a snapshot that holds. `first`: the estimate that `demand` was made of, to learn from."""
         if not self.ledger.admits(demand, now, model):
             return None
-        probe = self.health.begin(now)
+        probe = self.health.state is not Health.HEALTHY and self.health.begin(now)
         reservation = self.ledger.reserve(demand, now, model)
         self.in_flight += 1
         self._snapshot = None
@@ -348,6 +348,10 @@ class AccountState:
             if pause.model is None and pause.dimension is None and health.state is Health.HEALTHY:
                 state, reason, until = "disabled" if pause.until == math.inf else "cooling", pause.reason, pause.until
         cold = self.shows_limits and not self._answered and not self.ledger.enforced()
+        concurrency, models = account.limits.concurrency, account.models
+        restricted = bool(cold or dimensions or pauses) or not (
+            health.state is Health.HEALTHY and concurrency is None and models is None
+        )
         return AccountSnapshot(  # by position, and in its order: twice as fast as by 22 names, and made for every call
             account.name,
             state,
@@ -364,13 +368,14 @@ class AccountState:
             self.refused,
             self.failed,
             valid_until,
-            account.models,
+            models,
             self.dialects,
-            account.limits.concurrency,
+            concurrency,
             COLD_LIMIT if cold else None,
             pauses,
             health.state is Health.PROBING,
             ejected_until,
+            restricted,
         )
 
 

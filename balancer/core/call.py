@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple, Self
+
 import attrs
 
 DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens", "images")
@@ -11,13 +13,23 @@ MOST = 10**15
 """The largest amount: a sum of such is still exact enough as a float."""
 
 
+_new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
 def _amounts_only(what: str) -> ValueError:
     """Nothing but such numbers may enter a ledger."""
     return ValueError(f"a {what} holds numbers from 0 to {MOST:.0e}")
 
 
-@attrs.frozen
-class Demand:
+class _Demand(NamedTuple):
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    images: int
+    max_output_tokens: int | None
+
+
+class Demand(_Demand):  # two values are made for every call, and checked: as tuples they cost half
     """What an attempt will take from a quota, as estimated before it is sent.
 
     Args:
@@ -29,22 +41,26 @@ class Demand:
             `output_tokens`.
     """
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    requests: int = 1
-    images: int = 0
-    max_output_tokens: int | None = None
+    __slots__ = ()
 
-    def __attrs_post_init__(self) -> None:
+    def __new__(
+        cls,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        requests: int = 1,
+        images: int = 0,
+        max_output_tokens: int | None = None,
+    ) -> Self:
+        """Raises `ValueError` for anything but such numbers."""
         try:
             if (
-                0 <= self.input_tokens <= MOST
-                and 0 <= self.output_tokens <= MOST
-                and 0 <= self.requests <= MOST
-                and 0 <= self.images <= MOST
-                and (self.max_output_tokens is None or 0 <= self.max_output_tokens <= MOST)
+                0 <= input_tokens <= MOST
+                and 0 <= output_tokens <= MOST
+                and 0 <= requests <= MOST
+                and 0 <= images <= MOST
+                and (max_output_tokens is None or 0 <= max_output_tokens <= MOST)
             ):
-                return
+                return _new(cls, (input_tokens, output_tokens, requests, images, max_output_tokens))
         except TypeError:
             pass
         raise _amounts_only("Demand")
@@ -65,8 +81,15 @@ class Demand:
         return self.input_tokens + self.output_bound
 
 
-@attrs.frozen
-class Usage:
+class _Usage(NamedTuple):
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    cached_tokens: int
+    images: int
+
+
+class Usage(_Usage):
     """What an attempt really took, as its answer reported it; corrects the reservation.
 
     Args:
@@ -77,22 +100,21 @@ class Usage:
         images: images made, >= 0.
     """
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    requests: int = 1
-    cached_tokens: int = 0
-    images: int = 0
+    __slots__ = ()
 
-    def __attrs_post_init__(self) -> None:
+    def __new__(
+        cls, input_tokens: int = 0, output_tokens: int = 0, requests: int = 1, cached_tokens: int = 0, images: int = 0
+    ) -> Self:
+        """Raises `ValueError` for anything but such numbers."""
         try:
             if (
-                0 <= self.input_tokens <= MOST
-                and 0 <= self.output_tokens <= MOST
-                and 0 <= self.requests <= MOST
-                and 0 <= self.cached_tokens <= MOST
-                and 0 <= self.images <= MOST
+                0 <= input_tokens <= MOST
+                and 0 <= output_tokens <= MOST
+                and 0 <= requests <= MOST
+                and 0 <= cached_tokens <= MOST
+                and 0 <= images <= MOST
             ):
-                return
+                return _new(cls, (input_tokens, output_tokens, requests, cached_tokens, images))
         except TypeError:
             pass
         raise _amounts_only("Usage")

@@ -68,7 +68,8 @@ class Ledger:
     _presets: Presets
     _anchor: tuple[float, float]
     _mirrored: bool
-    _counts_tokens: bool
+    counts_tokens: bool
+    """Whether any rate is of what can only be estimated."""
     _narrowing: bool
     """Whether a margin may still narrow."""
 
@@ -103,7 +104,8 @@ class Ledger:
 
     def admits(self, demand: Demand, now: float, model: str | None = None) -> bool:
         """Whether every rate of the model admits the demand now."""
-        for line in self._lines_for(model):  # noqa: SIM110 - asked for every attempt, and a generator costs as much again
+        lines = self._lines if self._by_model is None else self._lines_for(model)
+        for line in lines:  # noqa: SIM110 - asked for every attempt, and a generator costs as much again
             if (amount := line.demanded(demand)) and not line.admits(amount, now):
                 return False
         return True
@@ -123,11 +125,6 @@ class Ledger:
     def amounts(self, demand: Demand, model: str | None = None) -> dict[Line, float]:
         """Units that the demand takes of every rate of the model, shared ones among them."""
         return {line: line.demanded(demand) for line in self._lines_for(model)}
-
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether any rate is of what can only be estimated."""
-        return self._counts_tokens
 
     def fitting(self, demand: Demand, model: str | None = None) -> Demand:
         """An estimate cut to what every rate of the model can ever admit: an estimate is no reason never to try."""
@@ -154,7 +151,7 @@ class Ledger:
 
     def views(self, now: float) -> tuple[DimensionSnapshot, ...]:
         """Every rate at this moment."""
-        return tuple([line.view(now) for line in self._lines])
+        return tuple([line.view(now) for line in self._lines]) if self._lines else ()
 
     # -- booking ----------------------------------------------------------------------------------------------------------
 
@@ -330,7 +327,7 @@ class Ledger:
         split = any(line.models is not None or line.other_models for line in self._lines)
         self._by_model = {} if split else None
         self._narrowing = True
-        self._counts_tokens = any(line.dimension in ESTIMATED for line in self._lines)
+        self.counts_tokens = any(line.dimension in ESTIMATED for line in self._lines)
         if self._mirrored:
             for line in self._own:
                 line.counter.mirrored = True

@@ -240,7 +240,7 @@ class Evidence(NamedTuple):
 
 
 class AttemptFailed(Exception):
-    """Raised by an attempt to say outright how it ended. It takes an outcome itself, not its class (`TypeError`).
+    """Raised by an attempt to say outright how it ended. It takes an outcome itself, not its class, and a `Usage` (`TypeError`).
 
     Args:
         outcome: the class of the end.
@@ -254,6 +254,8 @@ class AttemptFailed(Exception):
     ) -> None:
         if not isinstance(outcome, Outcome):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"an outcome is needed, as in RateLimited(): {outcome!r}")
+        if usage is not None and not isinstance(usage, Usage):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("a usage is a Usage")
         super().__init__(str(outcome))
         self.outcome = outcome
         self.usage = usage

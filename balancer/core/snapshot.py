@@ -39,6 +39,7 @@ class AccountSnapshot(NamedTuple):
         peak, mean: latency estimates in seconds to the first byte; `None` without a sample.
         served, refused, failed: attempts by how they ended, since the start.
         valid_until: trio time from which time alone has changed it.
+        restricted: whether there is anything that could hold back a call (`passed_over`).
     """
 
     name: str
@@ -63,6 +64,7 @@ class AccountSnapshot(NamedTuple):
     pauses: tuple[Pause, ...]
     probing: bool
     ejected_until: float  # -inf when healthy
+    restricted: bool
 
     # One is made for every call: a tuple costs half of what an object costs. It stands for itself all the same.
     __eq__ = object.__eq__

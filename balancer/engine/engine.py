@@ -140,8 +140,10 @@ class _Drive(Generic[T]):
     def __init__(self, engine: Engine, job: Job[T], deadline: float) -> None:
         self._engine = engine
         self._job = job
-        unbounded = engine.max_wait_for if deadline == math.inf else math.inf
-        self._patience = unbounded if job.patience is None else job.patience
+        patience = job.patience
+        if patience is None:
+            patience = engine.max_wait_for if deadline == math.inf else math.inf
+        self._patience = patience
         self._deadline = deadline
         self.decision = Decision(job.call)
         self.plan = CallPlan(job.call.replayable, engine.max_attempts)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HOT_QUANTILE = 0.84
 """Candidates whose dominant share lies above this quantile are hot; with fewer than `FEW`, those above this share itself."""
 FEW = 5
+AHEAD = 1.0 / 12.0
+"""Of its period, how far the use of a window may be ahead of an even pace since its oldest charge before it is pressed: 5 s of a
+minute."""
 NO_DATA = 0.03
 """Seconds assumed where no candidate has a sample yet."""
 
@@ -39,18 +42,12 @@ class LeastPressure:
         """The choice; ties by `rng`."""
         if len(candidates) == 1:
             return candidates[0]
-        cold = candidates
-        if [candidate for candidate in candidates if candidate.dimensions]:
-            shares = [candidate.share_after(demand, now) for candidate in candidates]
-            line = HOT_QUANTILE if len(shares) < FEW else _quantile(shares, HOT_QUANTILE)
-            cold = [candidate for candidate, share in zip(candidates, shares, strict=True) if share <= line]
-            if not cold:
-                return least(candidates, [share / weight_of(c) for c, share in zip(candidates, shares, strict=True)], rng)
-        costs = [
-            latency * (candidate.in_flight + 1) / (candidate.weight or 1.0)
-            for candidate, latency in zip(cold, _expected(cold), strict=True)
-        ]
-        return least(cold, costs, rng)
+        costs: list[float] = []
+        for candidate in candidates:  # one loop for all that is asked where nothing is limited: this is the hot path
+            if candidate.dimensions or (latency := candidate.mean) is None:
+                return _of_cold(candidates, demand, now, rng)
+            costs.append(latency * (candidate.in_flight + 1) / (candidate.weight or 1.0))
+        return least(candidates, costs, rng)
 
     def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
         """The largest amount / limit x period, in seconds, of the rates that are pressed: the time that the account needs for the call."""
@@ -65,9 +62,27 @@ class LeastPressure:
 least_pressure = LeastPressure()
 
 
+def _of_cold(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
+    """The choice where quotas are limited, or latencies not known."""
+    shares = [candidate.share_after(demand, now) for candidate in candidates]
+    line = HOT_QUANTILE if len(shares) < FEW else _quantile(shares, HOT_QUANTILE)
+    cold = [candidate for candidate, share in zip(candidates, shares, strict=True) if share <= line]
+    if not cold:
+        return least(candidates, [share / weight_of(c) for c, share in zip(candidates, shares, strict=True)], rng)
+    costs = [
+        latency * (candidate.in_flight + 1) / weight_of(candidate)
+        for candidate, latency in zip(cold, _expected(cold), strict=True)
+    ]
+    return least(cold, costs, rng)
+
+
 def pressed(view: DimensionSnapshot, amount: float, now: float) -> bool:
-    """Whether little is left of a rate, of what may be in use when `amount` is taken."""
-    return view.used(now) > HOT_QUANTILE * (view.burst - amount)
+    """Whether little is left of a rate, of what may be in use when `amount` is taken. Of a window that is counted by its pace: what is
+    taken of it comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at its end."""
+    most = view.burst - amount
+    if view.valid_until < math.inf:
+        most *= min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period)
+    return view.used(now) > HOT_QUANTILE * most
 
 
 def _expected(candidates: Sequence[AccountSnapshot]) -> list[float]:

@@ -124,18 +124,17 @@ class HeldBody:
             length: the answer's `Content-Length`.
         """
         reader, ahead = self._reader, 0
-        while ahead <= cap and (size := await self._peek()) is not None:
+        while ahead <= cap and (size := self._keep(await self._next())) is not None:
             ahead += size
             if reader.first_event:
                 # Who said how long the answer is has sent its end with its last byte: it is read without waiting.
                 if reader.finished and length == b"%d" % self.received:
-                    await self._peek()
+                    self._keep(await self._next())
                 return
 
-    async def _peek(self) -> int | None:
-        """Read one piece ahead and keep it for the caller; its size, or `None` at the end. Nobody holds the piece itself while
-        the next one is waited for: a backend may echo the credential, and tracebacks show locals."""
-        piece = await self._next()
+    def _keep(self, piece: bytes | None) -> int | None:
+        """Keep for the caller what was read ahead; its size, or `None` at the end. No frame holds the piece itself while the next one
+        is waited for: a backend may echo the credential, and tracebacks show locals."""
         if piece is None:
             return None
         self._peeked.append(piece)
@@ -145,7 +144,7 @@ class HeldBody:
         """The body of an error answer, up to `cap` bytes or as far as it can be read in time."""
         ahead = 0
         with trio.move_on_after(ERROR_BODY_TIMEOUT), suppress(Exception):
-            while ahead <= cap and (size := await self._peek()) is not None:
+            while ahead <= cap and (size := self._keep(await self._next())) is not None:
                 ahead += size
         self.drop()
         return self.take_all()[:cap]

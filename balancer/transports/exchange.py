@@ -130,9 +130,10 @@ class Exchange:
         lease.observe(limits)
         good = 200 <= response.status < 300
         watched = good and self.speaks is not None and response.status != NO_CONTENT
-        kind = (headers.get(b"content-type") or b"").lower()
+        said = headers.by_name().get
+        kind = said(b"content-type", b"").lower()
         reader = self.dialect.reader(kind.startswith(EVENT_STREAM)) if watched else PLAIN.reader(False)
-        undo, unreadable = self._decoder(headers.get(b"content-encoding"))
+        undo, unreadable = self._decoder(said(b"content-encoding"))
         body = HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
         try:
             if not good:
@@ -142,7 +143,7 @@ class Exchange:
             if self.speaks is not None:
                 if kind.startswith(PAGE):
                     raise AttemptFailed(Faulted("a page instead of an answer"), limits=limits)
-                await body.read_first_event(MAX_PEEKED, headers.get(b"content-length"))
+                await body.read_first_event(MAX_PEEKED, said(b"content-length"))
                 if (error := reader.error) is not None:
                     evidence = link.provider.evidence_of_error(error, trio.current_time())
                     if not isinstance(evidence.outcome, CallerFault):

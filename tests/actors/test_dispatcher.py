@@ -363,6 +363,26 @@ async def test_ten_calls_on_two_equal_accounts(balancing, autojump_clock):
     assert backend.most == {"a": 5, "b": 5}
 
 
+async def test_a_selector_sees_the_quota_of_the_calls_model_alone(balancing, autojump_clock):
+    """Of two models with limits of their own, the one that is used up says nothing about the other."""
+    seen = []
+
+    def looking(candidates, demand, now, rng):
+        seen.append([[(view.models, view.used(now)) for view in candidate.dimensions] for candidate in candidates])
+        return candidates[0]
+
+    limits = {"models": {"large": {"requests_per_minute": 2}, "small": {"requests_per_minute": 100}}}
+    accounts = [{"name": name, "limits": limits} for name in "ab"]
+    async with balancing(*accounts, selector=looking) as balancer:
+        for model in ("large", "small", None):
+            await balancer.run(Call(model), ScriptedBackend().attempt)
+    assert seen == [
+        [[(frozenset({"large"}), 0.0)], [(frozenset({"large"}), 0.0)]],
+        [[(frozenset({"small"}), 0.0)], [(frozenset({"small"}), 0.0)]],
+        [[], []],
+    ]
+
+
 async def test_a_call_that_its_own_selector_cancels_gets_no_lease(balancing, autojump_clock):
     """Withdrawn in the middle of its placing, a ticket leaves neither a lease nor a place in the queue."""
     backend = ScriptedBackend(default=Reply(10.0))

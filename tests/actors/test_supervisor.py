@@ -93,7 +93,7 @@ async def test_a_failure_of_its_task_restarts_it_with_its_state_kept(balancing, 
         nursery.start_soon(balancer.run, Call(demand=Demand(input_tokens=60)), backend.attempt)
         await trio.testing.wait_all_tasks_blocked()
         expire, supervisor.link.expire = supervisor.link.expire, lambda now: 1 / 0
-        supervisor._wake_at(trio.current_time())
+        supervisor.wake_at(trio.current_time())
         await trio.testing.wait_all_tasks_blocked()
         supervisor.link.expire = expire
         assert supervisor.failures.total == 1
@@ -184,6 +184,28 @@ async def test_a_lease_is_settled_once(balancing, autojump_clock):
         snapshot = balancer.statistics().accounts["a"]
         assert (snapshot.served, snapshot.failed) == (1, 0)
         assert snapshot.room("tokens", trio.current_time()) == 990
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_what_is_no_usage_is_refused_and_keeps_no_lease(others, balancing, autojump_clock):
+    """A slip of the application's own attempt is its own error, whether others wait or not."""
+    accounts = [
+        {"name": "a", "models": ["m"]},
+        {"name": "b", "models": ["n"], "limits": {"requests": {"amount": 1, "per": 600.0}}},
+    ]
+
+    async def attempt(lease):
+        lease.report(usage={"input_tokens": 5})
+
+    async with balancing(*accounts, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        for _ in range(2 * others):
+            nursery.start_soon(balancer.run, Call("n"), ScriptedBackend().attempt)
+        await trio.testing.wait_all_tasks_blocked()
+        assert balancer.statistics().waiting == others
+        with pytest.raises(TypeError, match="Usage"):
+            await balancer.run(Call("m"), attempt)
+        assert balancer.statistics().in_flight == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_lease_shows_what_an_attempt_needs(balancing, autojump_clock):

@@ -81,6 +81,8 @@ def test_a_class_is_no_outcome(wrong):
     """The commonest slip is told where it is made."""
     with pytest.raises(TypeError, match=r"an outcome is needed"):
         AttemptFailed(wrong)
+    with pytest.raises(TypeError, match="Usage"):
+        AttemptFailed(RateLimited(), usage={"input_tokens": 5})
 
 
 def test_outcomes_are_values():
