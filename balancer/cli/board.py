@@ -142,7 +142,9 @@ def _state(snapshot: AccountSnapshot | None, now: float) -> Text:
     if snapshot is None:
         return Text("-")
     left = f" {snapshot.until - now:.1f} s" if now < snapshot.until < math.inf else ""
-    return Text(snapshot.state + left, _STYLES.get(snapshot.state, ""))
+    disabled = snapshot.disabled_credentials
+    keys = f", {disabled} key{'s' if disabled > 1 else ''} refused" if disabled else ""
+    return Text(snapshot.state + left + keys, _STYLES.get(snapshot.state, ""))
 
 
 def _quota_table(quota: Mapping[str, list[Gauge]]) -> Table:

@@ -106,6 +106,7 @@ class AccountState:
     refused: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
     usable: tuple[Secret | None, ...] = attrs.field(init=False)
+    _disabled: int = attrs.field(init=False)
     _turns: Iterator[Secret | None] = attrs.field(init=False)
     _estimators: Estimators = attrs.field(factory=Estimators, init=False)
     _answered: bool = attrs.field(default=False, init=False)
@@ -125,6 +126,7 @@ class AccountState:
     def _use(self, credentials: tuple[Secret | None, ...]) -> None:
         """From now on attempts take turns among these; with none left they are not asked for, the account is disabled."""
         self.usable = credentials
+        self._disabled = max(0, len(self.account.keys) - len(credentials))
         if credentials:
             self._turns = itertools.cycle(credentials)
 
@@ -320,10 +322,10 @@ class AccountState:
     def change(self, account: Account, health_settings: HealthSettings, now: float, shared: Sequence[Line] = ()) -> None:
         """New settings; what was learned and what is in flight is kept, pauses that waited for an operator are lifted."""
         self.cooldowns.reopen()
-        self._use(account.keys or (None,))
         if account.keys != self.account.keys or account.base_url != self.account.base_url:
             self.cooldowns.clear()
         self.account = account
+        self._use(account.keys or (None,))
         self.health_settings = self.health.settings = health_settings
         self.shared = shared
         self.ledger.replace(account.limits, now, shared=shared)
@@ -376,6 +378,7 @@ class AccountState:
             health.state is Health.PROBING,
             ejected_until,
             restricted,
+            self._disabled,
         )
 
 

@@ -40,6 +40,7 @@ class AccountSnapshot(NamedTuple):
         served, refused, failed: attempts by how they ended, since the start.
         valid_until: trio time from which time alone has changed it.
         restricted: whether there is anything that could hold back a call (`passed_over`).
+        disabled_credentials: how many of its credentials were refused as such, and are used no more.
     """
 
     name: str
@@ -65,6 +66,7 @@ class AccountSnapshot(NamedTuple):
     probing: bool
     ejected_until: float  # -inf when healthy
     restricted: bool
+    disabled_credentials: int
 
     # One is made for every call: a tuple costs half of what an object costs. It stands for itself all the same.
     __eq__ = object.__eq__

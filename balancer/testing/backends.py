@@ -12,7 +12,7 @@ import attrs
 from balancer.config import BalancerConfig, resolve_keys
 from balancer.core.secret import Secret
 from balancer.core.settings import Account
-from balancer.documents import read_toml
+from balancer.documents import ReadOnce, read_toml
 from balancer.errors import ConfigError, Fault
 from balancer.structuring import gathered, items_of
 from balancer.testing.mock import MockBackend, MockSettings, open_mocks
@@ -40,6 +40,8 @@ def read_config(given: ConfigSource) -> tuple[BalancerConfig, dict[str, MockSett
     Raises:
         ConfigError: with every fault, those inside `[accounts.mock]` included.
     """
+    if isinstance(given, str | os.PathLike) and not isinstance(given, ReadOnce):
+        given = ReadOnce(given)
     faults: list[Fault] = []
     configs: list[BalancerConfig] = []
     with gathered(faults):

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 import trio
 from rich.console import Console
@@ -146,6 +147,19 @@ async def test_long_names_give_way_to_numbers():
     assert [row.count("…") for row in rows] == [1, 2]
     assert rows[0].split()[-6:] == ["0", "0", "0", "0", "-", "-"]
     assert rows[1].split()[-4:] == ["────────", "0/3M", "0", "-"]
+
+
+async def test_a_key_that_was_refused_is_shown():
+    """Of two keys the backend knows one: the account goes on with that, and its state says so."""
+    config = {"accounts": [{"name": "a", "provider": "mock", "key": ["known", "unknown"], "mock": {"keys": ["known"]}}]}
+    async with open_backends(config) as backends, open_balancer(backends.config) as balancer:
+        async with httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client:
+            for _ in range(3):
+                await client.post("/chat/completions", json={"model": "m", "messages": []})
+        board = Board(Run("balancer", 300, trio.current_time(), backends.by_account), balancer)
+        screen = io.StringIO()
+        Console(file=screen, width=120, highlight=False).print(board.table())
+    assert "healthy, 1 key refused" in screen.getvalue()
 
 
 async def test_a_strange_name_is_shown_as_it_is(file):

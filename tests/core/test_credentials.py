@@ -52,7 +52,8 @@ def test_a_refused_credential_is_disabled_alone():
     refused = [admit(state) for _ in range(3)][1]
     end(state, refused, Unauthorized())
     assert state.usable == (A, C)
-    assert state.snapshot(0.0).state == "healthy"
+    snapshot = state.snapshot(0.0)
+    assert (snapshot.state, snapshot.disabled_credentials) == ("healthy", 1)
     assert not state.cooldowns.pauses()
     assert set(turns(state, 4)) == {A, C}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -66,11 +68,31 @@ async def test_a_made_up_key_is_one_that_the_backend_accepts():
         assert ready.accounts[0].key == Secret("first")
 
 
-def test_faults_of_both_halves_come_together(tmp_path):
-    """A file's own faults and those inside `[accounts.mock]` are one error."""
+FAULTY = '[[accounts]]\nname = "a"\nprovider = "mock"\nwight = 1\n[accounts.mock]\nlatency = -1\nheaders = "x"\n'
+
+
+@contextmanager
+def as_file(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('[[accounts]]\nname = "a"\nprovider = "mock"\nwight = 1\n[accounts.mock]\nlatency = -1\nheaders = "x"\n')
-    with pytest.raises(ConfigError) as caught:
+    path.write_text(FAULTY)
+    yield path
+
+
+@contextmanager
+def as_pipe(tmp_path):
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "w") as stream:
+            stream.write(FAULTY)
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("given_as", [as_file, as_pipe])
+def test_faults_of_both_halves_come_together(given_as, tmp_path):
+    """A file's own faults and those inside `[accounts.mock]` are one error, of what can be read a single time, too."""
+    with given_as(tmp_path) as path, pytest.raises(ConfigError) as caught:
         read_config(path)
     assert {fault.path for fault in caught.value.faults} == {
         "accounts[0].wight",
