@@ -30,8 +30,10 @@ PROMPT_RATIO = 0.02
 """An answer within so many seconds, and so much of the time in which a rate fills up, tells nearly when its request was counted;
 to wait as much longer for the next costs at most that share of the rate."""
 
-GRANULES = 10_000
-"""Charges within this fraction of a period are kept as one, stamped at the latest: memory is bounded, the law is not broken."""
+GRANULES = 500
+"""Charges within this fraction of a period are kept as one, stamped at the latest: memory is bounded, the law is not broken, and what
+was sent together comes back together. Apart by the difference of their answers, it would let small demands into the gap before a
+large one; finer ones lose a larger share of the limit to that than this fraction."""
 
 KEPT = 1024
 """Steps that a `Minima` tells apart before it forgets every other one."""

@@ -266,13 +266,15 @@ def test_a_provider_that_counts_a_little_later_never_refuses(burst: int, sliding
 
 
 def test_a_window_merges_charges_of_one_granule_and_forgets_none_early() -> None:
-    """A day of traffic is ten thousand entries at most, each stamped at its latest charge."""
-    window = SlidingWindow(1e9, 10_000.0)
-    for step in range(4_000):
-        window.charge(1, step * 0.25)
-    assert len({id(window.charge(1, 1000.0 + step * 0.25)) for step in range(40)}) <= 11
-    assert room(window, 10_000.0 + MARGIN) >= 1e9 - 4_040
-    assert room(window, 10_000.9 + MARGIN) > 1e9 - 4_040
+    """However much is charged in a period, it has so many entries at most, each stamped at its latest charge."""
+    granule = 20.0
+    window = SlidingWindow(1e9, GRANULES * granule)
+    charged = {step * 0.25: window.charge(1, step * 0.25)[0] for step in range(4_000)}
+    entries = {id(entry): entry for entry in charged.values()}
+    assert len(entries) == 4_000 * 0.25 / granule
+    assert all(0.0 <= entry.at - at < granule for at, entry in charged.items())
+    assert room(window, window.period + MARGIN) == 1e9 - 4_000
+    assert room(window, window.period + granule + MARGIN) == 1e9 - 4_000 + granule / 0.25
 
 
 def test_a_longer_period_counts_again_what_has_left() -> None:
