@@ -29,7 +29,6 @@ TROUGH = 60.0
 """Seconds for which an account that has used up its windows still serves its share: most windows are a minute long."""
 LAST = 3.0
 """Mean latencies of the quickest account before its end that a ticket's last moment is: none is left out of the queue for that."""
-SMALLEST = Demand()
 
 
 class SelectorFailed(Exception):
@@ -86,6 +85,8 @@ class Placer:
     selector: Selector
     rng: random.Random
     pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
+    _dear: dict[str, tuple[Demand, float]] = attrs.field(factory=dict[str, tuple[Demand, float]], init=False)
+    """By pool the least demand that met a price lately, and when it did."""
 
     def try_place(self, ticket: Ticket, claims: Claims | None, now: float, crowded: bool = False) -> Lease | Hold | None:
         """Ask the accounts tier by tier; a tier is used when none before it can take the call now. Raises `SelectorFailed`.
@@ -127,8 +128,7 @@ class Placer:
             while able:
                 place = self._choose(able, ticket, now, usual=usual)
                 if able[place].dimensions and len(tier) > 1:
-                    until = math.inf if crowded else ticket.give_up_at
-                    better = self._better(owners[place], owners, tier, ticket, now, until)
+                    better = self._better(owners[place], owners, tier, ticket, now, crowded=crowded)
                     if isinstance(better, Hold):
                         return better
                     place = owners.index(better)
@@ -167,7 +167,8 @@ class Placer:
         tier: Sequence[Supervisor],
         ticket: Ticket,
         now: float,
-        until: float,
+        *,
+        crowded: bool,
     ) -> Supervisor | Hold:
         """Where the time until the ticket can go there and the selector's price are least together: if nowhere less, the owner's.
 
@@ -178,7 +179,7 @@ class Placer:
         if price is None or chosen.ejected_until > -math.inf or not (least := price(chosen, owner.demand(call, model))):
             return owner
         best: Supervisor | Hold = owner
-        smallest = price(chosen, SMALLEST) + SAME
+        until, smallest = math.inf if crowded else ticket.give_up_at, self._smallest(ticket, now)
         for supervisor in tier:
             snapshot = supervisor.snapshot(now)
             if supervisor is owner or snapshot.ejected_until > -math.inf or not snapshot.weight:
@@ -191,8 +192,9 @@ class Placer:
                 if not now < at < math.inf:  # where attempts have to end first nobody knows the time
                     continue
                 found = Hold(supervisor, at)
-                if at > ticket.give_up_at and at <= now + TROUGH and snapshot.state == "healthy" and least > smallest:
-                    found, at = self._too_late(found, chosen, ticket, now, crowded=until == math.inf), now
+                trough = ticket.give_up_at < at <= now + TROUGH and snapshot.state == "healthy"
+                if trough and least > price(chosen, smallest) + SAME:
+                    found, at = self._too_late(found, chosen, ticket, now, crowded=crowded), now
                 elif at > until:
                     continue
             else:
@@ -204,8 +206,8 @@ class Placer:
     def _too_late(self, hold: Hold, chosen: AccountSnapshot, ticket: Ticket, now: float, *, crowded: bool) -> Hold | None:
         """What becomes of a ticket that takes less of an account which is used up for a moment, longer than the ticket has time.
 
-        While others wait it is held in vain: who takes more than the smallest call would costs others more than one call. Alone it
-        may go where it is dear, but of a window, which loses nothing until then, at its last moment: who needs that more goes first.
+        While others wait it is held in vain: who takes more than the smallest call lately would costs others more than one call. Alone
+        it may go where it is dear, but of a window, which loses nothing until then, at its last moment: who needs that more goes first.
         """
         if crowded:
             return hold
@@ -213,6 +215,15 @@ class Placer:
             return None
         last = ticket.give_up_at - LAST * self.quickest(ticket, now)
         return Hold(hold.supervisor, last) if now < last < ticket.give_up_at else None
+
+    def _smallest(self, ticket: Ticket, now: float) -> Demand:
+        """The least demand of those that were to go to a dear account of the pool lately, this one among them."""
+        demand = ticket.call.demand
+        seen = self._dear.get(ticket.pool)
+        if seen is None or demand.tokens <= seen[0].tokens or seen[1] <= now - TROUGH:
+            self._dear[ticket.pool] = demand, now
+            return demand
+        return seen[0]
 
     def _priced(self, ticket: Ticket, now: float) -> Priced | None:
         """The selector's price of an account for the ticket's model; `None` where it has none."""

@@ -33,7 +33,8 @@ class LeastPressure:
     Hot is by dominant quota share after placement: "most spare tokens" would starve large calls. What is hot is kept for those
     that take little of it: a call waits for an account that can take it soon, if there it takes less of the account's time. That is
     trunk reservation, which loses little against the best routing of calls that may go two ways. Source: P. B. Key, "Optimal
-    control and trunk reservation in loss networks".
+    control and trunk reservation in loss networks". What a window has left is reserved from its first charge on, as far as its use
+    is ahead of an even pace.
     """
 
     def __call__(

@@ -22,15 +22,19 @@ from balancer.selection.selector import weight_of
 if TYPE_CHECKING:
     import random
 
-STEP = 0.5
+STEP = 0.25
 """How much a whole period's units more, or less, than a rate admits move its price, in calls per typical demand. Smaller steps
 follow slower, larger ones misplace calls at prices that swing."""
+
+LEAST_WORTH = 8.0
+"""Calls that a whole period's units of a rate are worth beyond their price. Prices that are still learned, or as good as equal, do
+not tell accounts apart: then a call goes where it takes the least share. A twentieth of a limit then weighs as much as .4 calls."""
 
 WORTH = 60.0
 """Seconds that a call may wait to spare the worth of one call. Quotas are mostly per minute: what a call takes there is back then."""
 
 FOLLOWED = 0.01
-"""Weight of a new call in the typical demand."""
+"""Weight of a new call in the typical demand, at least: of the first ones all weigh the same."""
 
 MOST_RATES = 4096
 """Rates whose prices are remembered: of limits that are learned, names and periods change."""
@@ -43,8 +47,9 @@ class ShadowPrice:
     """The account where a call takes what is worth least; it would rather wait than take what is worth more.
 
     Online dual descent. For every call that comes, an account's cost is sum_d p_d q_d, with p_d the price of one unit and q_d its
-    demand; the account with the least cost takes it on paper, if that is below 1, the worth of a call. Prices follow what is taken
-    on paper, not what is served: p_d <- max(0, p_d + STEP / q (taken / limit - elapsed / period)), with q the typical demand.
+    demand; of the accounts where that is below 1, the worth of a call, the one with the least of cost + LEAST_WORTH sum_d q_d /
+    limit_d takes it on paper. Prices follow what is taken on paper, not what is served: p_d <- max(0, p_d + STEP / q (taken / limit - elapsed /
+    period)), with q the typical demand.
     Source: S. Agrawal, Z. Wang, Y. Ye, "A dynamic near-optimal algorithm for online linear programming"; X. Li, C. Sun, Y. Ye,
     "Simple and fast algorithm for binary integer and online linear programming".
     """
@@ -55,14 +60,19 @@ class ShadowPrice:
     """Of each dimension the mean logarithm of what calls demand of it."""
     _steps: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
     """Of each dimension `STEP` per typical demand."""
+    _seen: int = attrs.field(default=0, init=False)
+    """Calls that have come, until `FOLLOWED` of one is less than its share."""
 
     def __call__(
         self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
     ) -> AccountSnapshot:
-        """The account of least cost; of several, such as all that are worth nothing, the one of least pressure."""
+        """The account where it takes what is worth least; of several, or if all are worth nothing, the one of least pressure."""
         if len(candidates) == 1:
             return candidates[0]
-        costs = [self._cost(candidate, demand, now) / weight_of(candidate) for candidate in candidates]
+        costs = [self._cost(candidate, demand, now) for candidate in candidates]
+        if not any(costs):
+            return least_pressure(candidates, demand, now, rng)
+        costs = [_weighed(cost, candidate, demand) for cost, candidate in zip(costs, candidates, strict=True)]
         least = min(costs)
         cheapest = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
         return least_pressure(cheapest, demand, now, rng)
@@ -72,7 +82,7 @@ class ShadowPrice:
         for view in account.dimensions:
             amount = getattr(demand, view.dimension)
             if amount and pressed(view, amount, now):
-                return WORTH * self._cost(account, demand, now) / weight_of(account)
+                return WORTH * _weighed(self._cost(account, demand, now), account, demand)
         return 0.0
 
     def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
@@ -80,15 +90,18 @@ class ShadowPrice:
         self._note(demand)
         if len(self._prices) > MOST_RATES:
             self._prices.clear()
-        costs = [self._cost(account, demand, now) for account in accounts]
-        weighted = [cost / weight_of(account) for account, cost in zip(accounts, costs, strict=True)]
-        place = weighted.index(min(weighted))
-        worth = costs[place] < 1.0
-        for view in accounts[place].dimensions if worth else ():
+        best, least = None, math.inf
+        for account in accounts:
+            cost = self._cost(account, demand, now)
+            if cost < 1.0 and (weighed := _weighed(cost, account, demand)) < least:
+                best, least = account, weighed
+        if best is None:
+            return False
+        for view in best.dimensions:
             if amount := getattr(demand, view.dimension):
-                price = self._price(accounts[place], view, now) + self._steps[view.dimension] * amount / view.limit
-                self._prices[_rate(accounts[place], view)] = price, now
-        return worth
+                price = self._price(best, view, now) + self._steps[view.dimension] * amount / view.limit
+                self._prices[_rate(best, view)] = price, now
+        return True
 
     def _cost(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
         """What the call takes of the account, in calls."""
@@ -105,12 +118,23 @@ class ShadowPrice:
         return price
 
     def _note(self, demand: Demand) -> None:
+        if self._seen * FOLLOWED < 1.0:
+            self._seen += 1
+        weight = max(FOLLOWED, 1.0 / self._seen)
         for dimension in DIMENSIONS:
             if amount := getattr(demand, dimension):
                 drawn = math.log(amount)
                 typical = self._typical.get(dimension, drawn)
-                self._typical[dimension] = typical = typical + FOLLOWED * (drawn - typical)
+                self._typical[dimension] = typical = typical + weight * (drawn - typical)
                 self._steps[dimension] = STEP / math.exp(typical)
+
+
+def _weighed(cost: float, account: AccountSnapshot, demand: Demand) -> float:
+    """What tells accounts apart of which a call costs so much, in calls: with what the shares are worth that it takes."""
+    shares = 0.0
+    for view in account.dimensions:
+        shares += getattr(demand, view.dimension) / view.limit
+    return (cost + LEAST_WORTH * shares) / weight_of(account)
 
 
 def _rate(account: AccountSnapshot, view: DimensionSnapshot) -> _Rate:

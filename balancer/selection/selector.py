@@ -27,8 +27,9 @@ class Pricing(Protocol):
 
     def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
         """Seconds that a call had better wait for another account of its tier before it goes to this one, >= 0; 0 where nothing that
-        it takes is scarce. It goes where the time until it can go there and the price are least together, and never waits for an
-        account that cannot take it in time."""
+        it takes is scarce. It goes where the time until it can go there and the price are least together. Alone it waits for no account
+        that cannot take it in time, but leaves a dear window to others until its last moment; while others wait it is not served
+        where that takes more than the smallest call would, if another account takes it for less within a minute."""
         ...
 
 

@@ -45,6 +45,21 @@ def test_a_rate_is_pressed_above_a_share_of_what_the_call_leaves():
         assert (pressed(view, 2000, 0.0), pressed(view, 100, 0.0)) == (large, small)
 
 
+def test_a_window_is_pressed_ahead_of_an_even_pace():
+    """A third of what the call leaves is little at its begin, half of a minute later it is what half a minute may take."""
+    view = account(used=Demand(3000), window="sliding", tokens_per_minute=10_000).dimensions[0]
+    assert [pressed(view, 1000, now) for now in (0.0, 10.0, 20.0, 30.0, 60.0)] == [True, True, False, False, False]
+    full = account(used=Demand(9000), window="sliding", tokens_per_minute=10_000).dimensions[0]
+    assert pressed(full, 100, 60.0)
+
+
+def test_an_empty_window_is_not_pressed():
+    """Nor a bucket that was filled up at once to the same share."""
+    state = AccountState(Account(name="a", limits={"tokens_per_minute": 10_000, "window": "sliding"}), HealthSettings())
+    assert not pressed(state.snapshot(0.0).dimensions[0], 2000, 0.0)
+    assert not pressed(account(used=Demand(3000), tokens_per_minute=10_000).dimensions[0], 1000, 0.0)
+
+
 def test_what_is_refilled_presses_no_more():
     """It is a matter of the moment, not of the snapshot."""
     a = account(used=Demand(10_000), tokens_per_minute=10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -12,7 +13,7 @@ from balancer.core.account import AccountState
 from balancer.core.call import Demand
 from balancer.core.health import HealthSettings
 from balancer.core.settings import Account
-from balancer.selection.prices import STEP, WORTH, ShadowPrice
+from balancer.selection.prices import LEAST_WORTH, STEP, WORTH, ShadowPrice
 
 SMALL, LARGE = Demand(100), Demand(2000)
 UNEQUAL = {
@@ -45,22 +46,42 @@ def taught(arrivals, *, accounts=(), minutes=10, seed=1):
 
 
 def test_a_price_rises_by_what_is_taken_and_falls_with_time():
-    """One call of a rate of 10 a minute: STEP / 10, gone after a tenth of a minute."""
+    """One call of a rate of 10 a minute: STEP / 10 above what its share is worth, gone after a tenth of a minute."""
     selector, one = ShadowPrice(), [account("a", used=Demand(requests=10), requests_per_minute=10)]
-    assert selector.price(one[0], Demand(), 0.0) == 0.0
+    least = WORTH * LEAST_WORTH / 10
+    assert selector.price(one[0], Demand(), 0.0) == pytest.approx(least)
     assert selector.learn(one, Demand(), 0.0)
-    assert selector.price(one[0], Demand(), 0.0) == pytest.approx(WORTH * STEP / 10)
+    assert selector.price(one[0], Demand(), 0.0) == pytest.approx(least + WORTH * STEP / 10)
     now = 3.0
-    assert selector.price(one[0], Demand(), now) == pytest.approx(WORTH * STEP / 20)
+    assert selector.price(one[0], Demand(), now) == pytest.approx(least + WORTH * STEP / 20)
     one = [account("a", used=Demand(requests=10), now=6.0, requests_per_minute=10)]
-    assert selector.price(one[0], Demand(), 6.0) == pytest.approx(0.0, abs=1e-9)
+    assert selector.price(one[0], Demand(), 6.0) == pytest.approx(least)
 
 
 def test_a_call_that_takes_more_than_it_is_worth_is_for_the_next_tier():
     """Prices rise no further then."""
     selector, one = ShadowPrice(), [account("a", requests_per_minute=10)]
     taken = [selector.learn(one, Demand(), 0.0) for _ in range(50)]
-    assert taken == [True] * 20 + [False] * 30
+    assert taken == [True] * 40 + [False] * 10
+
+
+@pytest.mark.parametrize("demand", [SMALL, LARGE])
+def test_the_first_calls_go_where_they_take_the_least_share(demand):
+    """Before any price is known: the rates that they are worth something of are those of one account."""
+    selector = ShadowPrice()
+    accounts = unequal(a=Demand(9500, requests=95), b=Demand(49_000, requests=19))
+    for _ in range(3):
+        selector.learn(accounts, demand, 0.0)
+    a, b = (selector._cost(each, Demand(1), 0.0) > 0.0 for each in accounts)
+    assert (a, b) == ((True, False) if demand is SMALL else (False, True))
+
+
+def test_what_is_typical_is_not_what_came_first():
+    """After one large call and 99 small ones it is little more than a small one."""
+    selector = ShadowPrice()
+    for number in range(100):
+        selector.learn(unequal(), SMALL if number else LARGE, 60.0 * number)
+    assert math.exp(selector._typical["tokens"]) == pytest.approx(100 * 20**0.01)
 
 
 def test_what_is_not_pressed_costs_nothing():
@@ -82,7 +103,7 @@ def test_large_calls_where_requests_are_scarce_and_small_ones_where_tokens_are(s
     rng = random.Random(0)
     assert selector(accounts, LARGE, now, rng).name == "b"
     assert selector(accounts, SMALL, now, rng).name == "a"
-    assert selector.price(accounts[0], LARGE, now) > 1.5 * selector.price(accounts[1], LARGE, now)
+    assert selector.price(accounts[0], LARGE, now) > 1.5 * selector.price(accounts[1], SMALL, now)
 
 
 def test_low_load_knows_no_prices():

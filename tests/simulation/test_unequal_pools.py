@@ -80,12 +80,45 @@ def test_once_the_buckets_of_the_start_are_empty(selector, seed):
 
 
 @BOTH
-def test_windows_that_slide(selector):
-    """Nothing is saved up there, and what is not used within a minute is lost: less is reached."""
-    report = serve(UNEQUAL, {SMALL: 100, LARGE: 25}, selector, 1, window="sliding")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_windows_that_slide(selector, seed):
+    """Nothing is saved up there, and what one large call takes of few tokens is missing at the same moment of every minute after: who
+    knew the rates, and sent large calls to the many tokens alone, would reach 97 to 99 %."""
+    report = serve(UNEQUAL, {SMALL: 100, LARGE: 25}, selector, seed, window="sliding")
     total, large = shares(report, UNEQUAL, (SMALL, LARGE), full=0.0)
-    assert total >= 0.84
-    assert large >= 0.75
+    assert total >= 0.96
+    assert large >= 0.85
+
+
+@BOTH
+def test_three_windows_and_three_sizes(selector):
+    """Nothing in the rule is made for two accounts."""
+    limits = {**UNEQUAL, "c": {"requests": 60.0, "tokens": 30_000.0}}
+    demands = (SMALL, Demand(1000), LARGE)
+    report = serve(limits, dict(zip(demands, (150, 40, 25), strict=True)), selector, 2, window="sliding")
+    assert shares(report, limits, demands, full=0.0)[0] >= 0.95
+
+
+@BOTH
+def test_large_calls_alone_in_windows(selector):
+    """With no small ones to keep anything for, they use both accounts."""
+    report = serve(UNEQUAL, {LARGE: 40}, selector, 1, window="sliding", minutes=8)
+    assert shares(report, UNEQUAL, (LARGE,), full=0.0)[0] >= 0.92
+
+
+@BOTH
+def test_three_times_the_load_in_windows(selector):
+    """What is too much waits, and calls that cost others more than one are not served."""
+    report = serve(UNEQUAL, {SMALL: 300, LARGE: 75}, selector, 1, window="sliding", minutes=8)
+    assert shares(report, UNEQUAL, (SMALL, LARGE), full=0.0)[0] >= 0.96
+
+
+@BOTH
+def test_windows_of_equal_accounts_under_little_load(selector):
+    """To keep a pace makes nobody wait who has nothing better to wait for."""
+    limits = {name: {"requests": 60.0, "tokens": 30_000.0} for name in "abc"}
+    report = serve(limits, {SMALL: 80, LARGE: 10}, selector, 2, window="sliding", minutes=8)
+    assert sum(report.waits()) == pytest.approx(0.0, abs=0.5)
 
 
 @BOTH
@@ -111,9 +144,10 @@ def test_prices_know_what_an_account_could_serve_instead():
 
 
 @BOTH
-def test_half_the_load_waits_for_nothing(selector):
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_half_the_load_waits_for_nothing(selector, window):
     """Every call is served, and none waits for a better account while one has room to spare."""
-    report = serve(UNEQUAL, {SMALL: 45, LARGE: 10}, selector, 1)
+    report = serve(UNEQUAL, {SMALL: 45, LARGE: 10}, selector, 1, window=window)
     assert {call.outcome for call in report.calls} <= {"served", "unfinished"}
     waits = report.waits()
     assert sum(waits) / len(waits) <= 0.02

@@ -67,11 +67,8 @@ def off_by(factor: Draw | float) -> Callable[[Demand, random.Random], Usage]:
 
     def truth(demand: Demand, rng: random.Random) -> Usage:
         times = factor(rng) if callable(factor) else factor
-        return attrs.evolve(
-            as_demanded(demand),
-            input_tokens=round(demand.input_tokens * times),
-            output_tokens=round(demand.output_tokens * times),
-        )
+        read, written = round(demand.input_tokens * times), round(demand.output_tokens * times)
+        return Usage(read, written, demand.requests, images=demand.images)
 
     return truth
 
