@@ -47,35 +47,48 @@ WHOLE = 1e-6
 
 @attrs.define(eq=False)
 class Minima:
-    """The least of the values pushed since any earlier push: a stack in which numbers and values both rise."""
+    """The least of the values pushed since any earlier push: a stack in which numbers and values both rise.
+
+    Its top is kept apart. While values fall, as room does while calls are placed, a push is two assignments, and the counters make
+    these themselves: it is part of every charge.
+    """
 
     last: int = attrs.field(init=False, default=0)
     """The number of the last push; 0 without one."""
+    top: float = attrs.field(init=False, default=math.inf)
+    """Its value."""
     _numbers: list[int] = attrs.field(init=False, factory=list[int])
     _values: list[float] = attrs.field(init=False, factory=list[float])
 
     def push(self, number: int, value: float) -> None:
         """Add a value under a number greater than all before it, and than 0."""
-        self.last = number
+        if value > self.top:
+            self.step()
+        self.last, self.top = number, value
+
+    def step(self) -> None:
+        """The next value will be greater than the last: keep that one."""
         numbers, values = self._numbers, self._values
-        if values and values[-1] >= value:
-            while len(values) > 1 and values[-2] >= value:
-                values.pop()
-                numbers.pop()
-            numbers[-1], values[-1] = number, value
-            return
-        numbers.append(number)
-        values.append(value)
+        while values and values[-1] >= self.top:
+            values.pop()
+            numbers.pop()
+        numbers.append(self.last)
+        values.append(self.top)
         if len(values) >= KEPT:  # every other one goes, its successors answer with the lesser value: never too much
             self._numbers, self._values = numbers[1::2], values[0::2]
 
     def after(self, number: int) -> float:
         """The least value pushed after `number`; `inf` if none was."""
+        if number >= self.last:
+            return math.inf
         place = bisect_right(self._numbers, number)
-        return self._values[place] if place < len(self._values) else math.inf
+        return min(self._values[place], self.top) if place < len(self._values) else self.top
 
     def lower(self, number: int, by: float) -> None:
         """Lower every value pushed after `number`."""
+        if number >= self.last:
+            return
+        self.top -= by
         numbers, values = self._numbers, self._values
         place = bisect_right(numbers, number)
         if place == len(values):
@@ -221,7 +234,10 @@ class Bucket:
             since = now - self._late_for
             if since < self._busy_since:  # noqa: PLR1730 - asked of every charge, and a call of `max` costs as much as the rest
                 since = self._busy_since
-            self.lows.push(number, self.burst - (full_at - since) / unit)
+            low, lows = self.burst - (full_at - since) / unit, self.lows
+            if low > lows.top:
+                lows.step()
+            lows.last, lows.top = number, low
         return number
 
     def take_back(self, mark: int, amount: float) -> None:
@@ -345,7 +361,10 @@ class SlidingWindow:
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
-            self.lows.push(number, self.limit - self._used)
+            low, lows = self.limit - self._used, self.lows
+            if low > lows.top:
+                lows.step()
+            lows.last, lows.top = number, low
         if log and now - self._begun_at < self.period / GRANULES:
             entry = log[-1]
             entry.at = max(entry.at, now)
