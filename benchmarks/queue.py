@@ -33,9 +33,12 @@ class Waiting(Ticket):
     __slots__ = ("granted",)
     granted: deque[Lease]
 
-    def _wake(self) -> None:
-        if self.lease is not None:
-            self.granted.append(self.lease)
+    def grant(self, lease: Lease) -> None:
+        self.lease = lease
+        self.granted.append(lease)
+
+    def refuse(self, error: Exception) -> None:
+        self.error = error
 
 
 class Queue:
