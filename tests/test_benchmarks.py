@@ -114,6 +114,12 @@ def test_the_ledger_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["value"] > 0 for row in rows)  # type: ignore[operator]
 
 
+def test_queue_places_while_few_and_while_many_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two figures and their ratio."""
+    few, many, ratio = _run(capsys, "queue")
+    assert ratio["value"] == pytest.approx(many["value"] / few["value"])
+
+
 @pytest.mark.slow
 def test_no_span_holds_more_than_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
     """A hundredth of the million admissions: nothing exceeds a limit of either kind, and the limits are used."""
