@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue
 import re
 import threading
+import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
-from balancer import BalancerConfig
+from balancer import BalancerConfig, open_balancer
+from balancer.testing import mock_backends
 from balancer.testing.mock import MockSettings, open_mock
 
 README = Path(__file__).parent.parent / "README.md"
@@ -44,7 +47,7 @@ def backend():
 @pytest.fixture
 def place(tmp_path, monkeypatch, backend):
     """A folder with the README's configuration, its accounts on the mock backend."""
-    (text,) = fences("toml")
+    text, _ = fences("toml")
     monkeypatch.chdir(tmp_path)
     for key in KEYS:
         monkeypatch.setenv(key, "sk-of-no-use")
@@ -63,11 +66,21 @@ def test_the_configuration_is_understood(monkeypatch):
     """As it stands in the README, with its keys in the environment."""
     for key in KEYS:
         monkeypatch.setenv(key, "sk-of-no-use")
-    (text,) = fences("toml")
-    import tomllib
-
+    text, _ = fences("toml")
     config = BalancerConfig.parse(tomllib.loads(text))
     assert [account.name for account in config.accounts] == ["team-a", "team-b", "reserve"]
+
+
+async def test_the_mock_account_answers():
+    """As it stands in the README, with a backend behind it."""
+    _, text = fences("toml")
+    async with (
+        mock_backends(tomllib.loads(text)) as config,
+        open_balancer(config) as balancer,
+        httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+    ):
+        answer = await client.post("/chat/completions", json={"model": "m", "messages": []})
+    assert answer.status_code == httpx.codes.OK
 
 
 @pytest.mark.parametrize("number", range(len(fences("python"))))
