@@ -1,7 +1,8 @@
 """`balancer batch`: a file of requests in, a file of answers out, over all accounts as fast as their quotas allow.
 
 The format is that of OpenAI's batch API, sent now instead of within a day. There is no second way to send: every line is a
-request of an httpx client on the balancer's transport. What is held is bounded: so many calls at once, so many bytes of them.
+request of an httpx client on the balancer's transport. What is held is bounded: so many calls at once, so many bytes of them,
+and a digest of each line's id.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ import trio
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from balancer.cli.batch_files import MAX_ANSWER, MOUNT, AnswerFile, Bad, FileUnusable, Request, RequestFile, answer_line
-from balancer.cli.batch_report import Tally, shown_progress, tell
+from balancer.cli.batch_files import (
+    MAX_ANSWER,
+    MOUNT,
+    AnswerFile,
+    Bad,
+    FileUnusable,
+    Request,
+    RequestFile,
+    answer_line,
+    digest_of,
+)
+from balancer.cli.batch_report import Tally, shown_progress, tell, waiting_for
 from balancer.cli.console import INTERRUPTED, ConfigFile, Json, complain, interruptible, print_faults, print_json
 from balancer.config import BalancerConfig
 from balancer.engine.unwrapping import Unwrapped
 from balancer.errors import BalancerError, ConfigError, StreamTruncated
-from balancer.nursery import open_balancer
+from balancer.nursery import BalancerNursery, open_balancer
 from balancer.providers.judging import read_error
 from balancer.testing.backends import mock_backends
 
@@ -109,7 +120,7 @@ class Batch:
     tally: Tally = attrs.field(factory=Tally, init=False)
     interrupted: bool = attrs.field(default=False, init=False)
     broken: str = attrs.field(default="", init=False)
-    _met: set[str] = attrs.field(factory=set[str], init=False)
+    _met: set[bytes] = attrs.field(factory=set[bytes], init=False)
     _held: int = attrs.field(default=0, init=False)
     _freed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -123,16 +134,20 @@ class Batch:
                 async with mock_backends(patient) as ready, open_balancer(ready) as balancer:
                     transport = balancer.transport(mount=MOUNT)
                     async with httpx.AsyncClient(transport=transport, base_url="http://balancer", timeout=TIMEOUT) as client:
-                        await self._send_all(client)
+                        await self._send_all(client, balancer)
             self.interrupted = scope.cancelled_caught
         except FileUnusable as error:
             self.broken = str(error)
         except BalancerError as error:
             self.broken = f"the balancer has failed: {error}"
 
-    async def _send_all(self, client: httpx.AsyncClient) -> None:
+    async def _send_all(self, client: httpx.AsyncClient, balancer: BalancerNursery) -> None:
         send, receive = trio.open_memory_channel[Request](0)
-        async with shown_progress(self.console, self.tally, self.requests.size):
+
+        def waiting() -> str:
+            return waiting_for(balancer.statistics(), trio.current_time())
+
+        async with shown_progress(self.console, self.tally, self.requests.size, waiting):
             with Unwrapped():
                 async with trio.open_nursery() as nursery:
                     for _ in range(self.limit):
@@ -144,18 +159,23 @@ class Batch:
         async with send:
             while lines := await trio.to_thread.run_sync(self.requests.some, abandon_on_cancel=True):
                 for line in lines:
-                    if isinstance(line, Bad) or line.custom_id in self._met:
+                    if isinstance(line, Bad):
                         self._pass_over(line)
-                        continue
-                    self._met.add(line.custom_id)
-                    if line.custom_id in self.answers.served:
-                        self.tally.skip(line)
+                    elif (digest := digest_of(line.custom_id)) in self._met:
+                        self._pass_over(Bad(line.line, "custom_id: that of an earlier line", line.size))
                     else:
-                        await self._make_room(line)
-                        await send.send(line)
+                        self._met.add(digest)
+                        await self._serve_or_skip(line, digest, send)
 
-    def _pass_over(self, line: Request | Bad) -> None:
-        bad = line if isinstance(line, Bad) else Bad(line.line, "custom_id: that of an earlier line", line.size)
+    async def _serve_or_skip(self, request: Request, digest: bytes, send: trio.MemorySendChannel[Request]) -> None:
+        if digest in self.answers.served:
+            self.answers.served.remove(digest)  # it is in `_met` now: no id is held twice
+            self.tally.skip(request)
+        else:
+            await self._make_room(request)
+            await send.send(request)
+
+    def _pass_over(self, bad: Bad) -> None:
         if self.tally.pass_over(bad):
             tell(self.console, f"line {bad.line}: {bad.problem}", "yellow")
 

@@ -6,9 +6,12 @@ only has to cut off a torn last line and leave out the ids that are served.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,9 @@ from msgspec import Raw, Struct
 
 from balancer.core.setting import shown
 from balancer.transports.rewriting import BadPath, target_path
+
+if sys.platform != "win32":
+    import fcntl
 
 MOUNT = "/v1"
 MAX_LINE = 32 << 20
@@ -112,6 +118,8 @@ def parse_request(line: bytes, number: int, size: int) -> Request:
         raise BadLine(f"custom_id: {shown(request.custom_id)}; allowed: a text of 1 to {MAX_ID} characters")
     if request.method != "POST":
         raise BadLine(f'method: {shown(request.method)}; allowed: "POST"')
+    if "://" in request.url.partition("?")[0] or request.url.startswith("//"):
+        raise BadLine(f"url: {shown(request.url)}; give the path only, e.g. {MOUNT}/chat/completions")
     try:
         target_path(request.url.encode("ascii"), MOUNT)
     except UnicodeEncodeError:
@@ -123,6 +131,11 @@ def parse_request(line: bytes, number: int, size: int) -> Request:
     if streamed not in (None, False):
         raise BadLine('body: "stream" is set; the answer has to fit into a line')
     return Request(number, request.custom_id, request.url, body, size)
+
+
+def digest_of(custom_id: str) -> bytes:
+    """What is held of an id: 120 bits, which no two ids share, in the 48 bytes of Python's smallest object that has room for them."""
+    return hashlib.blake2b(custom_id.encode(), digest_size=15).digest()
 
 
 @attrs.define(eq=False)
@@ -186,15 +199,15 @@ class RequestFile:
 
 @attrs.define(eq=False)
 class AnswerFile:
-    """The file of answers; a context manager that opens it.
+    """The file of answers; a context manager that opens it and keeps other runs from it.
 
     Attributes:
-        served: ids whose last line is a 2xx.
+        served: digests of the ids whose last line was a 2xx when it was opened.
         torn: bytes of a torn last line that were cut off.
     """
 
     path: Path
-    served: set[str] = attrs.field(factory=set[str], init=False, repr=False)
+    served: set[bytes] = attrs.field(factory=set[bytes], init=False, repr=False)
     torn: int = attrs.field(default=0, init=False)
     _fd: int = attrs.field(default=-1, init=False)
     _end: int = attrs.field(default=0, init=False)
@@ -207,6 +220,8 @@ class AnswerFile:
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise FileUnusable(f"{self.path} is not a file that can be read again to resume")
+            if not _locked(self._fd):
+                raise FileUnusable(f"{self.path} is being written by another run")
             self._read()
         except BaseException:
             os.close(self._fd)
@@ -256,7 +271,7 @@ class AnswerFile:
             self._end += len(line)
             last = line
             served = answer.response is not None and 200 <= answer.response.status_code <= 299
-            (self.served.add if served else self.served.discard)(answer.custom_id)
+            (self.served.add if served else self.served.discard)(digest_of(answer.custom_id))
         os.lseek(self._fd, self._end, os.SEEK_SET)
         if last and not last.endswith(b"\n"):
             self.append(b"\n")
@@ -284,6 +299,16 @@ def answer_line(
     failed = None if error is None else {"code": error[0], "message": error[1]}
     made = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": custom_id, "response": answered, "error": failed}
     return msgspec.json.encode(made) + b"\n"
+
+
+def _locked(fd: int) -> bool:
+    """Lock the file until it is closed; whether nobody else has. Where files cannot be locked nobody is kept away."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def _one_line(body: bytes) -> Raw | str:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from balancer.cli.batch_files import Bad, Request
+from balancer.core.snapshot import AccountSnapshot
 from balancer.engine.unwrapping import Unwrapped
+from balancer.nursery import Statistics
 
 MOST_TOLD = 1000
 """Bad lines that are told one by one; beyond it they are only counted."""
 MOST_KINDS = 50
 """Kinds of failures that are told apart: a backend names its errors as it likes."""
 LINES_SHOWN = 10
+MOST_OUT = 5
+"""Accounts that are said to be out; what matters of a hundred is that there are so many."""
+MOST_LETTERS = 60
+"""Characters of a name or reason."""
 DRAWN_EVERY = 0.2
 SAID_EVERY = 10.0
 
@@ -126,16 +135,23 @@ class Tally:
 
 
 @asynccontextmanager
-async def shown_progress(console: Console, tally: Tally, size: int | None) -> AsyncGenerator[None]:
-    """Shows how far it is, for the length of the block: a bar where somebody looks, else a line now and then."""
+async def shown_progress(console: Console, tally: Tally, size: int | None, waiting: Callable[[], str]) -> AsyncGenerator[None]:
+    """Shows how far it is, for the length of the block: a bar where somebody looks, else a line now and then.
+
+    Args:
+        console: where.
+        tally: what has become of the lines so far.
+        size: bytes of all lines, if known.
+        waiting: what the calls wait for at the moment, in words; empty while none waits.
+    """
     with Unwrapped():
         async with trio.open_nursery() as nursery:
             if console.is_terminal and not console.is_dumb_terminal:
-                with _bar(console) as progress:
-                    nursery.start_soon(_draw, progress, tally, size)
+                with Live(console=console, auto_refresh=False, transient=True) as live:
+                    nursery.start_soon(_draw, live, tally, size, waiting)
                     yield
             else:
-                nursery.start_soon(_say, console, tally, size)
+                nursery.start_soon(_say, console, tally, size, waiting)
                 yield
             nursery.cancel_scope.cancel()
 
@@ -145,37 +161,64 @@ def tell(console: Console, text: str, style: str = "") -> None:
     console.print(escape(text), style=style or None, highlight=False, soft_wrap=True)
 
 
-def _bar(console: Console) -> Progress:
+def waiting_for(statistics: Statistics, now: float) -> str:
+    """What calls wait for at `now`: the accounts that take none, why, and for how many seconds; empty while no call waits."""
+    if not statistics.waiting:
+        return ""
+    out = [text for snapshot in statistics.accounts.values() for text in _out(snapshot, now)]
+    more = f", and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
+    return f"waiting: {', '.join(out[:MOST_OUT]) or 'for room in the limits'}{more}"
+
+
+def _out(snapshot: AccountSnapshot, now: float) -> Iterator[str]:
+    """Why an account takes no calls, or not all: its state, else what pauses single models or dimensions of it."""
+    if snapshot.state != "healthy":
+        yield _reason(snapshot, snapshot.state, snapshot.reason, snapshot.until - now)
+        return
+    for pause in snapshot.pauses:
+        if now < pause.until < math.inf:
+            narrowed = " ".join(part for part in (pause.model, pause.dimension) if part is not None)
+            yield _reason(snapshot, "cooling", f"{pause.reason}: {narrowed}", pause.until - now)
+
+
+def _reason(snapshot: AccountSnapshot, state: str, reason: str, left: float) -> str:
+    name, reason = _plain(snapshot.name), _plain(reason)
+    return f"{name} {state} ({reason})" + (f" {left:.0f} s" if 0.0 < left < math.inf else "")
+
+
+def _plain(text: str) -> str:
+    """A name or reason without what a terminal would obey: parts of it come from outside."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MOST_LETTERS])
+
+
+def _bar(tally: Tally, size: int | None) -> Progress:
     # Drawn by a task of ours: rich's own thread would run garbage collection, and with it finalizers, at any moment.
-    return Progress(
-        TextColumn("{task.fields[served]} served, {task.fields[failed]} failed"),
+    progress = Progress(
+        TextColumn("{task.fields[tally].served} served, {task.fields[tally].failed} failed"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]:.1f}/s, left"),
+        TextColumn("{task.fields[tally].rate:.1f}/s, left"),
         TimeRemainingColumn(),
-        console=console,
         auto_refresh=False,
-        transient=True,
     )
+    progress.add_task("", total=size, tally=tally)
+    return progress
 
 
-def _move(progress: Progress, tally: Tally, size: int | None) -> None:
-    if not progress.task_ids:
-        progress.add_task("", total=size, served=0, failed=0, rate=0.0)
-    task = progress.task_ids[0]
-    progress.update(task, completed=tally.read, served=tally.served, failed=tally.failed, rate=tally.rate, refresh=True)
-
-
-async def _draw(progress: Progress, tally: Tally, size: int | None) -> None:
+async def _draw(live: Live, tally: Tally, size: int | None, waiting: Callable[[], str]) -> None:
+    progress = _bar(tally, size)
     while True:
-        _move(progress, tally, size)
+        progress.update(progress.task_ids[0], completed=tally.read)
+        why = [Text(text, no_wrap=True, overflow="ellipsis")] if (text := waiting()) else []
+        live.update(Group(progress, *why), refresh=True)
         await trio.sleep(DRAWN_EVERY)
 
 
-async def _say(console: Console, tally: Tally, size: int | None) -> None:
+async def _say(console: Console, tally: Tally, size: int | None, waiting: Callable[[], str]) -> None:
     while True:
         await trio.sleep(SAID_EVERY)
-        tell(console, f"{tally.served} served, {tally.failed} failed, {tally.rate:.1f}/s{_left(tally, size)}")
+        why = f"; {text}" if (text := waiting()) else ""
+        tell(console, f"{tally.served} served, {tally.failed} failed, {tally.rate:.1f}/s{_left(tally, size)}{why}")
 
 
 def _left(tally: Tally, size: int | None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import attrs
 import trio
@@ -17,13 +18,20 @@ from rich.console import Console
 from rich.text import Text
 
 from balancer.cli.console import UNUSABLE, ConfigFile, Json, complain, console_for, interruptible, print_json, table_of
+from balancer.documents import read_toml
 from balancer.errors import ConfigError, Fault
+from balancer.structuring import items_of
 from balancer.testing.backends import read_config
 from balancer.testing.mock import MockBackend, MockSettings, serve
 from balancer.testing.serving import running
 
-Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+HIGHEST_PORT = 65535
+Port = Annotated[int, Parameter(validator=Number(gte=0, lte=HIGHEST_PORT))]
 Ratio = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+
+
+class OptionUnusable(Exception):
+    """An option that cannot be followed here; the text names it, and what is allowed."""
 
 
 def mock(
@@ -67,22 +75,60 @@ def mock(
         return UNUSABLE
     settings = {"mock": MockSettings.parse(table)} if file is None else _settings_in(file)
     try:
+        _check_ports(port, len(settings))
         if record is not None:
-            record.open("ab").close()  # told now, not after an afternoon of traffic
-        return trio.run(partial(_serve, settings, host, port, record, as_json=as_json))
-    except OSError as error:
-        complain(error.strerror or str(error))
+            with _writing(record):
+                record.open("ab").close()  # told now, not after an afternoon of traffic
+        trio.run(partial(_serve, settings, host, port, record, as_json=as_json))
+    except OptionUnusable as error:
+        complain(str(error))
         return UNUSABLE
+    return 0
 
 
 def _settings_in(file: Path) -> dict[str, MockSettings]:
-    _, settings = read_config(file)
+    """The backends of a file. Its keys are not looked for: they are what clients send, and the file may name paid ones."""
+    document = read_toml(file)
+    for account in items_of(document.get("accounts")):
+        if isinstance(account, dict):
+            for source in ("key_env", "key_file"):
+                cast("dict[str, object]", account).pop(source, None)
+    _, settings = read_config(document)
     if not settings:
         raise ConfigError([Fault("accounts", "no mock account", 'at least one with provider = "mock"')])
     return settings
 
 
-async def _serve(settings: Mapping[str, MockSettings], host: str, port: int, record: Path | None, *, as_json: bool) -> int:
+def _check_ports(port: int, count: int) -> None:
+    """What lies beyond the last port would be another one, silently."""
+    last, highest = port + count - 1, HIGHEST_PORT - count + 1
+    if port and last > HIGHEST_PORT:
+        raise OptionUnusable(
+            f"--port {port}: {count} backends take the ports {port} to {last}; allowed: at most {highest}, or 0"
+        )
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Generator[None]:
+    given = f"--host {host} --port {port}" if port else f"--host {host}"
+    allowed = "an address of this machine" + (", and a port that is free there" if port else "")
+    try:
+        yield
+    except OSError as error:
+        raise OptionUnusable(f"{given}: {error.strerror or error}; allowed: {allowed}") from None
+    except UnicodeError:
+        raise OptionUnusable(f"{given}: a name that no host may have; allowed: {allowed}") from None
+
+
+@contextmanager
+def _writing(record: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OptionUnusable(f"--record {record}: {error.strerror or error}; allowed: a file that can be written") from None
+
+
+async def _serve(settings: Mapping[str, MockSettings], host: str, port: int, record: Path | None, *, as_json: bool) -> None:
     console = console_for(as_json=as_json)
     started_at = trio.current_time()
 
@@ -90,15 +136,19 @@ async def _serve(settings: Mapping[str, MockSettings], host: str, port: int, rec
         backends: dict[str, MockBackend] = {}
         for place, (name, each) in enumerate(settings.items()):
             own_port = port + place if port else 0
-            backends[name] = await nursery.start(partial(serve, each, host=host, port=own_port, started_at=started_at))
+            with _listening(host, own_port):
+                backends[name] = await nursery.start(partial(serve, each, host=host, port=own_port, started_at=started_at))
         return backends
 
     async with running(start) as backends:
         with interruptible():
             _announce(console, backends, as_json=as_json)
             await trio.sleep_forever()
-        _conclude(console, backends, record, as_json=as_json)
-    return 0
+        _conclude(console, backends, as_json=as_json)
+        if record is not None:
+            _write(record, backends)
+            if not as_json:
+                console.print(Text(f"record: {record}"), soft_wrap=True)
 
 
 def _announce(console: Console, backends: Mapping[str, MockBackend], *, as_json: bool) -> None:
@@ -114,10 +164,14 @@ def _announce(console: Console, backends: Mapping[str, MockBackend], *, as_json:
     console.print("running until Ctrl-C", style="dim")
 
 
-def _conclude(console: Console, backends: Mapping[str, MockBackend], record: Path | None, *, as_json: bool) -> None:
+def _write(record: Path, backends: Mapping[str, MockBackend]) -> None:
+    recorded = {name: json.loads(each.record_json()) for name, each in backends.items()}
+    with _writing(record):
+        record.write_text(json.dumps({"backends": recorded}))
+
+
+def _conclude(console: Console, backends: Mapping[str, MockBackend], *, as_json: bool) -> None:
     counts = {name: attrs.asdict(backend.counts()) for name, backend in backends.items()}
-    if record is not None:
-        record.write_text(json.dumps({"backends": {name: json.loads(each.record_json()) for name, each in backends.items()}}))
     if as_json:
         print_json({"counts": counts}, indent=None)
         return
@@ -129,5 +183,3 @@ def _conclude(console: Console, backends: Mapping[str, MockBackend], record: Pat
     for name, each in counts.items():
         table.add_row(Text(name), *(str(each[column]) for column in columns))
     console.print(table)
-    if record is not None:
-        console.print(Text(f"record: {record}"), soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -21,13 +22,26 @@ from cyclopts import App
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from trio.testing import MockClock
 
 from balancer import Account, BalancerConfig
 from balancer.cli import batch_files, batch_report
 from balancer.cli.batch import Batch, batch
-from balancer.cli.batch_files import AnswerFile, Bad, BadLine, FileUnusable, Request, RequestFile, answer_line, parse_request
+from balancer.cli.batch_files import (
+    AnswerFile,
+    Bad,
+    BadLine,
+    FileUnusable,
+    Request,
+    RequestFile,
+    answer_line,
+    digest_of,
+    parse_request,
+)
 from balancer.cli.batch_report import MOST_KINDS, MOST_TOLD, Tally
+from balancer.core.cooldown import Pause
 from balancer.errors import StreamTruncated
+from balancer.nursery import Statistics, Totals, open_balancer
 
 command = sys.modules[Batch.__module__]
 
@@ -208,6 +222,35 @@ def started(desk, served=20):
     return process
 
 
+def test_two_runs_do_not_write_one_file(desk, capsys):
+    """The second one is refused before it has sent or written anything; once the first has ended, the file is free again."""
+    desk.config.write_text(SOLID + "limits = { concurrency = 2 }\nmock = { latency = 0.02 }\n")
+    desk.write(*(line_of(f"r{each}") for each in range(1000)))
+    process = started(desk, served=2)
+    assert desk.run() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is being written by another run" in err.replace("\n", "")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    answered = [answer["custom_id"] for answer in answers_in(desk.target)]
+    assert len(answered) == len(set(answered)) < 1000
+    desk.write(line_of(answered[0]))
+    assert desk.run() == 0
+
+
+def test_where_files_cannot_be_locked_a_batch_does_without(desk, monkeypatch):
+    """Some network drives know no locks."""
+
+    def refuse(_fd, _how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    desk.write(line_of("a"))
+    assert desk.run() == 0
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_a_batch_goes_on_where_it_was_broken_off(desk, capsys, number, code):
     """Ctrl-C leaves whole lines and says how to go on; after it, and after a kill, the next run sends only the rest."""
@@ -279,8 +322,10 @@ def test_a_torn_last_line_is_cut_off(desk, capsys):
         (line_of(""), "custom_id"),
         (line_of("x" * 513), "custom_id"),
         (line_of("a", method="get"), "method"),
-        (line_of("a", url="https://a.example/v1/chat/completions"), "url"),
-        (line_of("a", url="//a.example/v1/chat"), "url"),
+        (line_of("a", url="https://a.example/v1/chat/completions"), "give the path only, e.g. /v1/chat/completions"),
+        (line_of("a", url="HTTPS://\u00e9.example/v1/chat/completions"), "give the path only"),
+        (line_of("a", url="//a.example/v1/chat"), "give the path only"),
+        (line_of("a", url="chat/completions"), "url"),
         (line_of("a", url="/v2/chat/completions"), "url"),
         (line_of("a", url="/v1/%2e%2e/x"), "url"),
         (line_of("a", url="/v1/x#y"), "url"),
@@ -343,7 +388,7 @@ def test_the_last_answer_of_an_id_counts(desk):
     content = b"".join(lines)
     desk.target.write_bytes(content[:-1])
     with AnswerFile(desk.target) as answers:
-        assert answers.served == {"b", "d"}
+        assert answers.served == {digest_of("b"), digest_of("d")}
         assert answers.torn == 0
     assert desk.target.read_bytes() == content
 
@@ -406,22 +451,22 @@ async def at_once(_request):
     return httpx.Response(200, json=ANSWER)
 
 
-def serve(desk, handler=at_once, *, limit=64, console=None):
+def serve(desk, handler=at_once, *, limit=64, console=None, clock=None):
     with RequestFile.open(desk.source) as requests, AnswerFile(desk.target) as answers:
         run = Batch(requests, answers, console or Console(file=io.StringIO()), limit)
-        trio.run(run.serve, serving(handler))
+        trio.run(run.serve, serving(handler), clock=clock)
     return run
 
 
 def test_neither_file_is_ever_held_whole(desk):
-    """20,000 lines of two kilobytes, most of them served before: what is held is little more than the ids."""
+    """20,000 lines of two kilobytes, most of them served before: what is held is a digest of each id."""
     count, fresh = 20_000, 500
     with desk.source.open("w") as file:
         for number in range(count):
-            file.write(line_of(f"r{number}", {"user": "x" * 2000}) + "\n")
+            file.write(line_of(f"{number:0400}", {"user": "x" * 2000}) + "\n")
     with desk.target.open("wb") as file:
         for number in range(count - fresh):
-            file.write(answer_line(f"r{number}", response=(200, "", b'{"a": "%b"}' % (b"x" * 500))))
+            file.write(answer_line(f"{number:0400}", response=(200, "", b'{"a": "%b"}' % (b"x" * 500))))
     tracemalloc.start()
     try:
         run = serve(desk)
@@ -499,6 +544,71 @@ def test_progress_for_who_looks_and_for_who_does_not(desk, monkeypatch):
     serve(desk, slowly, limit=2, console=Console(file=shown, width=100, force_terminal=True, color_system=None))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
     assert re.search(r"\d+ served, 0 failed .*% [\d.]+/s, left \d", text)
+
+
+def dead(_request):
+    raise httpx.ConnectError("nobody listens there")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_why_nothing_moves_is_told(desk, terminal, monkeypatch):
+    """While calls wait: the accounts that take none, in which state, why and how long; each probe spends an attempt of a call, so
+    that all calls end."""
+    monkeypatch.setattr(batch_report, "DRAWN_EVERY", 20.0)
+    desk.write(*(line_of(f"r{number}") for number in range(20)))
+    shown = io.StringIO()
+    console = Console(file=shown, width=200, force_terminal=terminal, color_system=None)
+    run = serve(desk, dead, console=console, clock=MockClock(autojump_threshold=0))
+    assert run.tally.failed == 20
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    before = r"left .*\s+" if terminal else r"(?m)^0 served, 0 failed, 0\.0/s; "
+    assert re.search(before + r"waiting: a ejected \([^)]+\) \d+ s, b ejected \([^)]+\) \d+ s", text)
+
+
+def test_where_all_accounts_are_disabled_calls_fail_at_once(desk):
+    """Nothing is waited for that time does not mend."""
+    sent = 0
+
+    async def refuse(_request):
+        nonlocal sent
+        sent += 1
+        return httpx.Response(401, json={"error": {"message": "who are you", "code": "invalid_api_key"}})
+
+    desk.write(*(line_of(f"r{number}") for number in range(100)))
+    run = serve(desk, refuse, limit=8)
+    assert run.tally.failed == 100
+    assert run.tally.seconds < 9.0
+    assert sent <= 16
+
+
+async def waiting_of(*accounts, waiting=1):
+    async with open_balancer(serving(at_once)) as balancer:
+        usual = balancer.statistics().accounts["a"]
+    snapshots = {}
+    for place, changes in enumerate(accounts):
+        snapshots[f"n{place}"] = usual._replace(**{"name": f"n{place}", **changes})
+    return batch_report.waiting_for(Statistics(snapshots, waiting, 0, Totals(0, 0, 0, 0)), 100.0)
+
+
+async def test_what_calls_wait_for_in_words():
+    """Nothing where none waits; no time where none is known; pauses of single models; a few accounts at most, and no escapes."""
+    disabled = {"state": "disabled", "reason": "billing"}
+    ejected = {"state": "ejected", "reason": "status 500", "until": 128.2}
+    assert await waiting_of(disabled, waiting=0) == ""
+    assert await waiting_of({}, {}) == "waiting: for room in the limits"
+    assert await waiting_of(disabled) == "waiting: n0 disabled (billing)"
+    assert await waiting_of({}, ejected) == "waiting: n1 ejected (status 500) 28 s"
+    assert await waiting_of({**ejected, "until": math.inf}) == "waiting: n0 ejected (status 500)"
+    pauses = (Pause(160.0, "rate limited", "m"), Pause(130.0, "rate limited", None, "tokens"), Pause(99.0, "overloaded", "m"))
+    told = "waiting: n0 cooling (rate limited: m) 60 s, n0 cooling (rate limited: tokens) 30 s"
+    assert await waiting_of({"pauses": pauses}) == told
+    assert await waiting_of({"pauses": (Pause(math.inf, "model missing", "m"),)}) == "waiting: for room in the limits"
+    many = await waiting_of(*[ejected] * 9)
+    assert many.count("ejected") == 5
+    assert many.endswith(", and 4 more")
+    strange = await waiting_of({**ejected, "name": "\x1b[31m" * 50, "reason": "\x1b]0;x\x07 " + "y" * 500})
+    assert strange.isprintable()
+    assert len(strange) < 200
 
 
 def test_a_summary_is_short_whatever_happens():

@@ -40,7 +40,7 @@ def test_the_version_is_that_of_the_package():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("check", "nowhere.toml"), "nowhere.toml"),
+        (("mock", "nowhere.toml"), "nowhere.toml"),
         (("check",), "FILE"),
         (("demo", "--cals", "3"), "--calls"),
         (("demo", "--calls", "many"), "many"),
