@@ -53,8 +53,9 @@ def used(report: Report, account: str, from_at: float) -> float:
 
 
 def refusals_each(report: Report) -> int:
-    """Refusals by the account and dimension that had most of them."""
-    by = Counter((seen.account, seen.refused_by.dimension) for seen in report.refusals() if seen.refused_by is not None)
+    """Refusals by the account, dimension and, where limits are by model, model that had most of them."""
+    refused = [(seen.account, seen.refused_by) for seen in report.refusals() if seen.refused_by is not None]
+    by = Counter((account, limit.dimension, limit.model) for account, limit in refused)
     return max(by.values(), default=0)
 
 

@@ -194,6 +194,33 @@ def unknown(
     return Scenario(name, run, (Goal("refusals_each", most), *NEVER_OVER))
 
 
+def unknown_models(
+    window: Window,
+    *,
+    shared: bool = False,
+    headers: Literal["honest", "rounded"] = "honest",
+    provider: Literal["openai", "anthropic"] = "openai",
+    seconds: float = 240.0,
+) -> Scenario:
+    """The same of two models that show the same amounts, each of its own limits or, if `shared`, both of one: all of every limit is
+    used once it is known which, and it costs no more refusals."""
+    limits = [
+        SimulatedLimit(dimension, amount, MINUTE, window, model=model)
+        for model in ((None,) if shared else ("large", "small"))
+        for dimension, amount in (("requests", REQUESTS), ("tokens", TOKENS))
+    ]
+    config, providers = configured("a", {}, provider=provider), backends("a", limits, provider=provider, headers=headers)
+    sizes = CallClass("any", lambda rng: Demand(rng.randint(100, 4000), 100))
+    arrivals = [Arrivals(poisson(3 * REQUESTS), attrs.evolve(sizes, model=model)) for model in ("large", "small")]
+
+    def run(seed: int) -> dict[str, float]:
+        report = simulate(config, providers, arrivals, seed=seed, for_seconds=seconds)
+        return {**figures(report, 2 * MINUTE), "refusals_each": refusals_each(report)}
+
+    name = f"unknown limits, {window}, {'shared by two models' if shared else 'of two models'}, {provider}'s headers, {headers}"
+    return Scenario(name, run, (Goal("refusals_each", 1), *NEVER_OVER, *MOSTLY_USED))
+
+
 def unseen(
     window: Literal["bucket", "sliding", "fixed"],
     burst: int | None = None,

@@ -17,9 +17,12 @@ NICE = (86400.0, 3600.0, 60.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01)
 """Periods are chosen by people: of the values a measurement allows, the multiple of the coarsest of these is meant."""
 
 PRECISE = (-0.001, 0.001)
-WHOLE_SECONDS = ((0.0, 1.0), (-1.0, 0.0), (-0.5, 0.5))
-"""What the true reset may add to one shown in whole seconds: cut off, rounded up, rounded to the nearest. A provider keeps to
-one of them, so each is followed through all samples on its own."""
+WHOLE_SECONDS = ((0.0, 1.0), (-1.0, 0.0), (-0.5, 0.5), (-2.0, 0.0))
+"""What the true reset may add to one shown in whole seconds: cut off, rounded up, rounded to the nearest, and an instant that is
+rounded up, read against a date that is cut off. A provider keeps to one of them, so each is followed through all samples on its own."""
+
+INSTANTS = 10.0
+"""Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
 
 NOISE = 0.02
 """Relative error of any reset: it is read and written at different moments."""
@@ -54,7 +57,7 @@ class Learning:
     samples: int = 0
     continuous: bool = True
     _spans: list[tuple[float, float]] = attrs.field(init=False, factory=lambda: [(0.0, math.inf)] * len(WHOLE_SECONDS))
-    """Bounds of the period if it is continuous, one for each way to round a reset."""
+    """Bounds of the period if it is continuous, one for each way to round a reset; none once all are refuted."""
     _most_used: float = attrs.field(init=False, default=0.0)
     _if_continuous: float = attrs.field(init=False, default=0.0)
     _if_continuous_at_most: float = attrs.field(init=False, default=math.inf)
@@ -78,9 +81,12 @@ class Learning:
             self._most_used, self._if_continuous = used, reset_after * self.limit / used
             least_used = used - rounding
             self._if_continuous_at_most = reset_after * self.limit / least_used if least_used > 0 else math.inf
-        if self.continuous:
-            self._spans = [self._narrowed(span, way, used, rounding, reset_after) for way, span in enumerate(self._spans)]
-            self.continuous = any(low <= high for low, high in self._spans)
+        if spans := self._spans:
+            self._spans = spans = [self._narrowed(span, way, used, rounding, reset_after) for way, span in enumerate(spans)]
+            ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
+            self.continuous = any(low <= high for low, high in ways)
+            if not self.continuous and spans[-1][0] > spans[-1][1]:
+                self._spans = []
 
     def _narrowed(
         self, span: tuple[float, float], way: int, used: float, rounding: float, reset_after: float

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 
 import attrs
 
@@ -228,12 +229,17 @@ class Ledger:
         """
         more = False
         for limit_seen in seen:
-            line = self._configured(limit_seen, reservation.model)
+            line, taught = self._configured(limit_seen, reservation.model), None
             if line is None:
-                line = self._taught(limit_seen, reservation, now, refused_for)
+                taught = self._taught(limit_seen, reservation, now, refused_for)
+                line = None if taught is None else taught[1].line
             remaining = limit_seen.remaining
-            if line is not None and remaining is not None and 0 <= remaining <= line.counter.limit:
-                more = line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now) or more
+            if line is None or remaining is None or not 0 <= remaining <= line.counter.limit:
+                continue
+            if taught is not None and (len(taught[0]) > 1 or len(taught[1].models) > 1):
+                before, line = line, self._regroup(*taught, line, limit_seen, remaining, reservation, now)
+                more = more or line is not before
+            more = line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now) or more
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
@@ -382,8 +388,11 @@ class Ledger:
         same = [line for line in same if line.counter.limit == seen.limit]
         return min(same, key=lambda line: line.counter.period, default=None)
 
-    def _taught(self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None) -> Line | None:
-        """The learned rate that `seen` is about, with what it teaches taken in; `None` while the period is unknown."""
+    def _taught(
+        self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None
+    ) -> tuple[list[Learned], Learned] | None:
+        """The learned rate that `seen` is about, among those of its name, with what it teaches taken in; without a line while the
+        period is unknown. `None` if there is nothing to learn."""
         found = self._learned.see(seen, reservation.model)
         if found is None:
             return None
@@ -398,32 +407,94 @@ class Ledger:
         if refused_for is not None and seen.reset_after is not None and seen.remaining is not None:
             amount = getattr(reservation.demand, seen.dimension)
             ours = self._ours(seen.dimension) if line is None else line.ours(now)
-            if seen.remaining < amount and ours < 0.5 * learning.limit:
+            if seen.remaining < amount and ours < 0.5 * learning.limit and not self._learned.alike(groups, learned):
                 learning.refused(amount, refused_for, float(seen.reset_after))
         if seen.remaining is not None and seen.reset_after is not None:
             used = learning.limit - seen.remaining
             if 0 < used <= learning.limit and 0 < seen.reset_after <= LONGEST:
                 oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
                 learning.see(used, seen.rounding, float(seen.reset_after), oldest_for)
-        return self._line_of(groups, learned, seen, now)
+        self._draw_line(groups, learned, seen, now)
+        return groups, learned
 
-    def _line_of(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> Line | None:
-        """The line of a learned rate as it is known now; made when its period becomes known."""
+    def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> None:
+        """Give a learned rate the line that is known now, once its period is."""
         learning, old = learned.learning, learned.line
         limit, period = learning.limit, learning.period
         if not period:
-            return None
+            return
         # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
         refills = learning.refills or (old is not None and isinstance(old.counter, Bucket))
         burst = min(limit, learning.burst)
         counter = Bucket(limit, period, burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
-        if old is None or _form(old.counter) != _form(counter):
-            models, others = self._learned.scope(groups, learned)
-            line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
-            learned.line = self._succeed(old, line, now)
-            learned.line.counter.mirrored = True
-            self._arrange()
-        return learned.line
+        if old is not None and _form(old.counter) == _form(counter):
+            return
+        models, others = self._learned.scope(groups, learned)
+        line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
+        if old is not None and old.take_over(line, now):
+            line = old
+        else:
+            used = 0.0 if old is None else old.counter.burst - room(old.counter, now)
+            self._recount(line, counter.burst - used, now)
+        learned.recounted(line, now)
+        self._arrange()
+
+    # -- limits that show the same amount -----------------------------------------------------------------------------------
+
+    def _regroup(
+        self,
+        groups: list[Learned],
+        learned: Learned,
+        line: Line,
+        seen: LimitSeen,
+        remaining: float,
+        reservation: Reservation,
+        now: float,
+    ) -> Line:
+        """Tell models apart that an answer shows not to share a limit, or take together those that do; returns the model's line."""
+        model = reservation.model
+        if len(learned.models) > 1 and learned.sure:
+            contradicts = line.contradicted(seen, remaining, reservation.sent(line), now)
+            if learned.refuted(model, contradicts, now) and (own := self._learned.split(groups, learned, model)):
+                flying = self._taken({model}, line.dimension, reservation.at, flying=True) - reservation.taken(line.dimension)
+                self._part(groups, learned, line, room(line.counter, now), now)
+                return self._part(groups, own, line, remaining - flying, now)
+        if len(groups) == 1 or not learned.due(now) or not (alike := self._learned.alike(groups, learned)):
+            return line
+        taken_by = [self._taken(other.models, line.dimension, learned.since) for other in alike]
+        taken = max(taken_by)
+        other = alike[taken_by.index(taken)]
+        refused = reservation.refunded and remaining < line.demanded(reservation.demand)
+        if not taken or other.line is None or not learned.confirmed(line, taken, refused, now):
+            return line
+        most = min(room(line.counter, now), room(other.line.counter, now))
+        return self._part(groups, self._learned.join(groups, learned, other), line, most, now)
+
+    def _part(self, groups: list[Learned], learned: Learned, old: Line, most: float, now: float) -> Line:
+        """Give a rate a line of its own for the models that it holds for now, which counts as `old` does, with room for `most` units."""
+        models, others = self._learned.scope(groups, learned)
+        counter = attrs.evolve(old.counter)
+        line = Line(old.dimension, old.name, counter, learned=True, models=models, other_models=others)
+        line.error, line.least_margin = copy(old.error), old.least_margin
+        self._recount(line, most, now)
+        learned.recounted(line, now)
+        self._arrange()
+        return line
+
+    def _recount(self, line: Line, most: float, now: float) -> None:
+        """Charge a new line of a learned rate with what was sent before. That may not explain that there is no more room than for `most`
+        units, since it is not remembered for ever: then somebody else is charged, until answers show more."""
+        line.counter.mirrored = True
+        self._seed(line, now)
+        line.lower_to(most, now)
+
+    def _taken(self, models: set[str | None], dimension: str, since: float, *, flying: bool = False) -> float:
+        """Units that these models took of what is remembered and was sent at `since` or later, or, if `flying`, is in flight."""
+        return sum(
+            sent.taken(dimension)
+            for sent in (*self._recent, *self._open)
+            if sent.model in models and (sent.at >= since or (flying and not sent.ended))
+        )
 
     def _oldest_for(self, dimension: str, used: float, now: float) -> float:
         """Seconds since the oldest charge we know of; `inf` if ours do not explain `used`."""

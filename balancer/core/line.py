@@ -2,7 +2,8 @@
 
 The mirror goes down at once and up only where evidence had lowered it: what an answer shows is compared with the room there was
 at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
-that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it.
+that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it. One that
+shows more still tells that not all that is charged here counts against the limit that it shows.
 """
 
 from __future__ import annotations
@@ -21,10 +22,26 @@ from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
 from balancer.core.estimating import KNOWN, EstimateError
 from balancer.core.limits import MONTH, Terms
+from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
 
 MOST_EVIDENCE = 16
 """Charges to somebody else's account that can be given back; older ones only time frees."""
+
+CLEARLY = 0.1
+"""Share of a limit by which an answer must show more than ours leave before it tells anything."""
+
+AGREED = 0.01
+"""The same by which an answer may show more and still agree."""
+
+DRIFT = 0.05
+"""By how much a learned period may be too long, as a share of it, without anything being concluded from that."""
+
+AT_ONCE = 0.01
+"""Share of a period by which the provider's window may seem to begin later than ours does."""
+
+ROUNDED = 0.05
+"""The same of a reset in whole seconds, one second at most."""
 
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
 
@@ -62,6 +79,7 @@ class Line:
         demanded: units that a demand takes.
         error: of the estimates, where there are any.
         least_margin: seconds that its counter's margin may narrow to.
+        lowered: units charged to somebody else so far.
     """
 
     dimension: str
@@ -75,6 +93,7 @@ class Line:
     demanded: Callable[[Demand], float] = attrs.field(init=False)
     error: EstimateError | None = attrs.field(init=False)
     least_margin: float = attrs.field(init=False, default=LEAST_MARGIN)
+    lowered: float = attrs.field(init=False, default=0.0)
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
     _cached_free: bool = attrs.field(init=False, default=False)
     _produced: bool = attrs.field(init=False, default=False)
@@ -87,10 +106,16 @@ class Line:
     _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
     _evidence_at: float = attrs.field(init=False, default=-math.inf)
+    _doubted: bool = attrs.field(init=False, default=False)
+    """Whether answers show more than ours seem to leave."""
+    _agreed_at: float = attrs.field(init=False, default=-math.inf)
+    """When an answer last showed no more than ours leave."""
+    _tracked: bool = attrs.field(init=False, default=False)
+    """Whether there is evidence or doubt, so that `_charged` and `_before` are kept."""
     _charged: float = attrs.field(init=False, default=0.0)
-    """Units charged for attempts while there is evidence."""
+    """Units charged for attempts while they are tracked."""
     _before: dict[int, tuple[float, float]] = attrs.field(init=False, factory=dict[int, tuple[float, float]])
-    """For charges of open attempts made since evidence came, by number: `_charged` and the units reserved, before them."""
+    """For charges of open attempts that are tracked, by number: `_charged` and the units reserved, before them."""
 
     def __attrs_post_init__(self) -> None:
         self.demanded = attrgetter(self.dimension)
@@ -156,7 +181,7 @@ class Line:
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""
         reserved = self.counter.open + self._pending
-        return max(0.0, reserved - self._foreign()) if self._evidence else reserved
+        return max(0.0, reserved - self.foreign()) if self._evidence else reserved
 
     # -- booking ----------------------------------------------------------------------------------------------------------
 
@@ -169,7 +194,7 @@ class Line:
                 return HELD
         counter = self.counter
         mark = counter.charge(amount, now)
-        if self._evidence:
+        if self._tracked:
             self._before[counter.charges] = self._charged, self._reserved()
             self._charged += amount
         counter.open += amount
@@ -190,6 +215,7 @@ class Line:
         charged = 0 if mark is None or mark is HELD else amount
         if taken > charged:
             counter.charge(taken - charged, now)
+            self._charged += taken - charged
         elif taken < charged:
             counter.take_back(mark, charged - taken)
 
@@ -257,12 +283,46 @@ class Line:
         if by > max(rounding, counter.grain):
             self._lower(by, now)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
-            charged, open_before = self._before[number]
-            uncounted = self._charged - charged - sent.amount + open_before
-            more = remaining - rounding - uncounted - left
+            more = remaining - rounding - self._uncounted(number, sent) - left
             self._give_back(more)
             return more > 0.0
         return False
+
+    def _uncounted(self, number: int, sent: Sent) -> float:
+        """Units of ours beside an attempt that is tracked which the provider may not have counted when it wrote the answer to it."""
+        charged, open_before = self._before[number]
+        return self._charged - charged - sent.amount + open_before
+
+    def contradicted(self, seen: LimitSeen, remaining: float, sent: Sent, now: float) -> bool | None:
+        """Whether an answer shows clearly more than could be left if all that is charged here counted against the limit that it shows;
+        `None` if what is in flight may be the reason. Attempts are tracked from the first answer that seems to."""
+        counter, mark = self.counter, sent.mark
+        held, full_at, held_until = counter.level(now)
+        per_second = counter.limit / counter.period
+        more = remaining - seen.rounding - counter.burst + in_use(held, full_at, per_second, now) - self.foreign()
+        if more <= max(0.0, AGREED * counter.limit - seen.rounding):
+            self._agreed_at = now
+        # A bucket with a period that is a little too long falls behind for as long as it is busy.
+        drifts_for = max(0.0, now - max(self._agreed_at, full_at - held / per_second)) if full_at < math.inf else 0.0
+        more -= max(counter.grain, CLEARLY * counter.limit) + (counter.margin + DRIFT * drifts_for) * per_second
+        if more <= 0.0:
+            self._doubted, self._tracked = False, bool(self._evidence)
+            return False
+        reset_after = seen.reset_after or 0.0
+        late_for = AT_ONCE * counter.period + (min(1.0, ROUNDED * counter.period) if reset_after.is_integer() else 0.0)
+        if held_until < now + reset_after - late_for:
+            return None  # a window of the provider's own, which began after charges that we still count
+        if not self._doubted:
+            self._track()
+            self._doubted = True
+        number = 0 if mark is None or mark is HELD else counter.number(mark)
+        return more > self._uncounted(number, sent) if number in self._before else None
+
+    def _track(self) -> None:
+        """Keep track of attempts from now on."""
+        if not self._tracked:
+            self._tracked = True
+            self._before.clear()
 
     def refused(self, sent: Sent, until: float, now: float) -> None:
         """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at the
@@ -284,9 +344,16 @@ class Line:
             surprises.popleft()
         return len(surprises)
 
+    def lower_to(self, most: float, now: float) -> None:
+        """Leave room for `most` units at most."""
+        if (by := room(self.counter, now) - most) > 0.0:
+            self._lower(by, now)
+
     def _lower(self, by: float, now: float) -> None:
         """Charge somebody else."""
+        self._track()
         self._evidence_at = now
+        self.lowered += by
         self._evidence.append((self.counter.charge(by, now), by))
         self.counter.open += by
         if len(self._evidence) > MOST_EVIDENCE:
@@ -295,9 +362,10 @@ class Line:
 
     def ours(self, now: float) -> float:
         """Units in use that this balancer took."""
-        return self.counter.burst - room(self.counter, now) - self._foreign()
+        return self.counter.burst - room(self.counter, now) - self.foreign()
 
-    def _foreign(self) -> float:
+    def foreign(self) -> float:
+        """Units charged to somebody else that can still be given back."""
         return sum(by for _, by in self._evidence)
 
     def _give_back(self, most: float) -> None:
@@ -310,6 +378,7 @@ class Line:
             self.counter.open = max(0.0, self.counter.open - back)
             if back < by:
                 self._evidence.append((mark, by - back))
+        self._tracked = self._doubted or bool(self._evidence)
 
     # -- settings ---------------------------------------------------------------------------------------------------------
 

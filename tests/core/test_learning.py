@@ -91,6 +91,18 @@ def test_resets_rounded_to_seconds_do_not_make_a_bucket_a_window(rounded: object
     assert 57 <= learning.period <= 66
 
 
+def test_instants_in_whole_seconds_read_against_a_date_do_not_make_a_bucket_a_window() -> None:
+    """The instant is rounded up and the date is cut off, so resets are up to two seconds too long."""
+    rng = random.Random(5)
+    learning = Learning(100_000)
+    for _ in range(300):
+        now, used = rng.uniform(0.0, 1e4), rng.uniform(500.0, 50_000.0)
+        reset_after = float(math.ceil(now + used * 60.0 / 100_000) - math.floor(now))
+        learning.see(math.ceil(used), 1.0, reset_after, math.inf)
+    assert learning.continuous
+    assert 57 <= learning.period <= 66
+
+
 @given(st.floats(0.01, 1e5), st.floats(1.0, 1.5))
 def test_a_nice_period_lies_within_its_bounds(low: float, ratio: float) -> None:
     """Never below what was seen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scenarios import unknown, unseen
+from benchmarks.scenarios import unknown, unknown_models, unseen
 
 BUCKET_OF_1, BUCKET_OF_60, SLIDING = ("bucket", 1), ("bucket", 60), ("sliding", None)
 
@@ -20,6 +20,22 @@ def test_honest_headers(window, burst, seed, transported):
 def test_headers_with_instants(transported):
     """Limits of input and of output whose resets are instants in whole seconds."""
     assert unknown("bucket", provider="anthropic", transported=transported, seconds=90).missed(1) == []
+
+
+@pytest.mark.parametrize(
+    ("window", "headers", "seed"),
+    [("bucket", "honest", 1), ("bucket", "rounded", 2), ("sliding", "honest", 2), ("sliding", "rounded", 1)],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_models_that_show_the_same_amounts(window, headers, seed, shared):
+    """Each uses up its own limits, and both together the one that they share."""
+    assert unknown_models(window, shared=shared, headers=headers, seconds=200).missed(seed) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_models_that_show_rounded_amounts_with_instants(shared):
+    """The same where what remains is the nearest thousand and resets are in whole seconds."""
+    assert unknown_models("bucket", shared=shared, headers="rounded", provider="anthropic", seconds=200).missed(1) == []
 
 
 @pytest.mark.parametrize(
