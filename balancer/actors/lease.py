@@ -148,6 +148,11 @@ class Lease:
         if abort is not None:
             abort()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its open body has not been read for the idle limit."""
+        return self._supervisor.is_idle(self, trio.current_time())
+
     def touch(self) -> None:
         """The open body has been read just now."""
         self.idle_from = trio.current_time()

@@ -89,6 +89,7 @@ class Supervisor:
     _fatal: Exception | None = attrs.field(default=None, init=False)
     _failing: bool = attrs.field(default=False, init=False)
     _retired: bool = attrs.field(default=False, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._state = AccountState(
@@ -104,6 +105,11 @@ class Supervisor:
     def in_flight(self) -> int:
         """Leases that are out."""
         return len(self._leases)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was retired and its task has ended; its link is closed for good."""
+        return self._ended
 
     # -- asked by the dispatcher, synchronously -------------------------------------------------------------------------
 
@@ -184,6 +190,10 @@ class Supervisor:
         """Look at the lease when its open body may have been idle for too long."""
         self.wake_at(lease.idle_from + self.idle_timeout)
 
+    def is_idle(self, lease: Lease, now: float) -> bool:
+        """Whether the lease's open body has not been read for the idle limit."""
+        return lease.idle_from + self.idle_timeout <= now
+
     def link_changed(self) -> None:
         """The link has something to do earlier than it had."""
         self.wake_at(self.link.next_change(trio.current_time()))
@@ -212,6 +222,14 @@ class Supervisor:
         if not self._leases:
             self.wake_at(-math.inf)
 
+    def revive(self, account: Account, health: HealthSettings, idle_timeout: float, shared: Sequence[Line] = ()) -> None:
+        """The account is configured again: what was charged, learned and inferred counts on. By these settings at once, since the
+        old ones may be long out of date. If its task has ended, it is to be given a link and run again."""
+        self._retired = self._ended = False
+        self.reconfigure(account, health, idle_timeout, shared)
+        for message in self._mailbox.take():
+            self._reconfigure(message)
+
     async def run(self) -> None:
         """Serve until cancelled or retired; a failure restarts it with its state kept, three in a minute end it loudly."""
         while True:
@@ -220,6 +238,7 @@ class Supervisor:
             except Exception as error:
                 self._failed(error)
             if self._retired and not self._leases:
+                self._ended = True
                 self.abort()
                 return
             if self._fatal is not None:
@@ -234,6 +253,7 @@ class Supervisor:
             with trio.CancelScope(deadline=self._next_change()) as self._sleep:
                 for message in await self._mailbox.drain():
                     self._reconfigure(message)
+            await trio.lowlevel.checkpoint()  # what came while the loop was blocked is read before anyone is late
             self._expire(trio.current_time())
 
     def _reconfigure(self, message: Reconfigure) -> None:
@@ -255,8 +275,7 @@ class Supervisor:
         self.link.expire(now)
         for lease in [lease for lease in self._leases if lease.late_at <= now]:
             lease.time_out()
-        for lease in [lease for lease in self._leases if lease.idle_from + self.idle_timeout <= now]:
-            logs.warning("balancer.body_abandoned", account=self.name, idle_for=now - lease.idle_from)
+        for lease in [lease for lease in self._leases if self.is_idle(lease, now)]:
             lease.abort()
 
     def _failed(self, error: Exception) -> None:

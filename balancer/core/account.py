@@ -218,6 +218,9 @@ class AccountState:
             self._serve(admission, evidence, now, latency)
             return
         match outcome:
+            case TimedOut(phase="request"):
+                self.failed += 1
+                self.health.withdrawn(probe=admission.probe)
             case Faulted() | TimedOut() | Truncated():
                 self.failed += 1
                 self.health.failed(now, describe(outcome), rng, probe=admission.probe)
@@ -393,5 +396,9 @@ def describe(outcome: Outcome) -> str:
             return detail
         case TimedOut(phase=phase) if phase:
             return f"timed out ({phase})"
+        case Truncated(received=0):
+            return "the answer ended without its end mark"
+        case Truncated(received=received):
+            return f"the answer broke off after {received} bytes"
         case _:
             return type(outcome).__name__

@@ -152,7 +152,8 @@ class TimedOut:
     """The backend did not do its part in time.
 
     Args:
-        phase: `"connect"`, `"write"`, `"headers"`, `"read"`, or `""` if the attempt does not say.
+        phase: `"connect"`, `"write"`, `"headers"`, `"read"`, or `""` if the attempt does not say. `"request"`: the backend says
+            that the request did not come in time (408 of RFC 9110); it may go elsewhere, and is no evidence of health.
     """
 
     scope: ClassVar[Scope] = Scope.ACCOUNT

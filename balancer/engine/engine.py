@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -248,10 +249,9 @@ class _Drive(Generic[T]):
 
     def _failed(self) -> BalancerError:
         attempts = self.decision.attempts
-        ends = ", ".join(
-            f"{attempt.account}: {describe(attempt.outcome)}" for attempt in attempts if attempt.outcome is not None
-        )
-        return AttemptsFailed(f"every attempt failed ({ends})", attempts=attempts, errors=self.errors, decision=self.decision)
+        ends = Counter(f"{each.account}: {describe(each.outcome)}" for each in attempts if each.outcome is not None)
+        told = ", ".join(end if times == 1 else f"{end} {times} times" for end, times in ends.items())
+        return AttemptsFailed(f"every attempt failed ({told})", attempts=attempts, errors=self.errors, decision=self.decision)
 
     # -- placing ----------------------------------------------------------------------------------------------------------
 

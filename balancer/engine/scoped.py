@@ -33,7 +33,11 @@ async def scoped(lease: Lease, perform: Callable[[Lease], Awaitable[T]], ends_af
     """
     scope = trio.CancelScope(deadline=lease.record.started_at + ends_after)
     lease.guard(scope.cancel)
-    with scope:
-        return await perform(lease)
+    try:
+        with scope:
+            return await perform(lease)
+    except Exception:  # what it makes of being cancelled says nothing: why it was, is known
+        if not scope.cancel_called:
+            raise
     lease.time_out()  # which changes nothing where something else has ended it
     raise EndedFromOutside

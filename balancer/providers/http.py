@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from balancer.core.limits import PERIODS, Presets
-from balancer.core.outcome import SERVED, CallerFault, Evidence, Faulted, LimitSeen
+from balancer.core.outcome import SERVED, CallerFault, Evidence, Faulted, LimitSeen, Outcome, TimedOut
 from balancer.providers.auth import in_header
 from balancer.providers.judging import Case, Said, judge
 from balancer.providers.limits import LimitReader, family
@@ -28,8 +28,20 @@ PLAIN = LimitReader(tuple(family("requests", "requests", "", prefix) for prefix 
 COUNTING: Presets = {}
 """Any API counts as it likes: nothing is preset."""
 
-CALLERS_OWN = frozenset((404, 409, 424, 498))
+_ABOUT_THE_REQUEST = frozenset((409, 424, 498, 501))
 """Statuses that an LLM provider uses about itself, and any other API about what it was asked."""
+
+
+def plain_outcome(status: int) -> Outcome | None:
+    """What a status says by itself where no LLM was asked, whoever the provider; `None`: something, or nothing, about the account.
+
+    A redirect is an answer like any other: to go there is the caller's affair. A 408 says that the request did not come in time
+    and may be sent again (RFC 9110, 15.5.9), which tells nothing of how the backend is."""
+    if 300 <= status <= 399:
+        return SERVED
+    if status in _ABOUT_THE_REQUEST:
+        return CallerFault()
+    return TimedOut("request") if status == 408 else None
 
 
 @attrs.frozen(eq=False)
@@ -55,11 +67,12 @@ class PlainHTTP:
     def evidence(self, status: int, headers: Headers, body: bytes, now: float) -> Evidence:
         """What a response tells about its account."""
         limits = self.limits_seen(headers)
-        if 200 <= status <= 299 or status == 304:
+        if 200 <= status <= 299:
             return Evidence(SERVED, None, limits)
-        if status in CALLERS_OWN:
+        if status == 404:  # here a path, not an account that lacks it
             return Evidence(CallerFault(), None, limits)
-        return Evidence(judge(Case(status, headers, Said(), limits, now), {}), None, limits)
+        outcome = plain_outcome(status) or judge(Case(status, headers, Said(), limits, now), {})
+        return Evidence(outcome, None, limits)
 
     def evidence_of_error(self, body: bytes, now: float) -> Evidence:
         """What an error inside an answer tells about its account."""

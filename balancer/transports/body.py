@@ -72,8 +72,8 @@ class HeldBody:
     """
 
     __slots__ = (
-        "_committed", "_decoder", "_finalizer", "_iterator", "_lease", "_line", "_lines", "_link", "_needs_end_mark", "_peeked",
-        "_pieces", "_reader", "_stream", "broken", "done", "received",
+        "_awaited", "_committed", "_decoder", "_finalizer", "_iterator", "_lease", "_line", "_lines", "_link", "_needs_end_mark",
+        "_peeked", "_pieces", "_reader", "_stream", "broken", "done", "received",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,7 @@ class HeldBody:
         self._peeked: deque[bytes] = deque()
         self._finalizer: Any = None
         self._committed = False
+        self._awaited = -1  # bytes that had arrived when a read last began to wait: the same as now while it waits
         self.received = 0
         """Bytes of body that have arrived, as they came."""
         self.done = False
@@ -202,7 +203,14 @@ class HeldBody:
         self.abandon()
 
     def close_now(self) -> None:
-        """The balancer ends it: the lease is given back, the next read of the caller fails."""
+        """The balancer ends it, at its own end or because nothing was read for the idle limit: the lease is given back, the
+        read of the caller fails. The silence is the backend's while a read waits, else the caller's."""
+        lease = self._lease
+        if lease.is_idle:
+            if self._awaited == self.received and not self._has_ended:
+                self._broken(trio.TooSlowError("the backend fell silent within its answer"))
+                return
+            logs.warning("balancer.body_abandoned", account=lease.account.name)
         self.abandon(CLOSED)
 
     def abandon(self, why: str = LEFT) -> None:
@@ -225,6 +233,7 @@ class HeldBody:
         """One piece, decoded; `None` at the end, where the lease is settled and the line given back."""
         while self._decoder is None or (piece := next(self._pieces, None)) is None:
             try:
+                self._awaited = self.received
                 chunk = await anext(self._iterator)
             except StopAsyncIteration:
                 await self._finish()

@@ -7,16 +7,16 @@ synchronously, from a cancelled task too. Errors are httpcore's, which both clie
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 import httpcore
 import trio
 
 from balancer.core.outcome import CallerFault, Failure, Faulted, TimedOut, Withdrawn
+from balancer.engine.failures import is_local
 from balancer.transports.http11 import Http11, Response
 from balancer.transports.wire import Wire, open_wire
 
@@ -29,41 +29,29 @@ class StaleConnection(Exception):
     """A reused connection ended before one byte of an answer: nobody's fault, the request may go once more on a fresh one."""
 
 
-_LOCAL = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
-
-
 def outcome_of(exc: Exception, written: bool, *, phase: str = "headers") -> Failure | CallerFault | Withdrawn:
     """What an error of `Connection.send`, or of reading its response, says about the account.
 
     Args:
         exc: an httpcore error or a `StaleConnection`.
-        written: whether a byte of the request was written, as the connection tells.
+        written: whether a byte of the request was written, on this connection or on a stale one before it.
         phase: what a read timeout interrupted: `"headers"`, or `"read"` for the body.
     """
     match exc:
-        case httpcore.ConnectTimeout():
+        case httpcore.ConnectTimeout() if not written:
             return TimedOut("connect")
         case httpcore.WriteTimeout():
             return TimedOut("write")
         case httpcore.ReadTimeout():
             return TimedOut(phase)
-        case httpcore.ConnectError() if _is_local(exc.__cause__):
-            return Withdrawn(sent=False)
+        case httpcore.ConnectError() if is_local(exc):
+            return Withdrawn(sent=written)
         case httpcore.ConnectError():
-            return Faulted(f"no connection: {exc}", sent=False)
+            return Faulted(f"no connection: {exc}", sent=written)
         case httpcore.LocalProtocolError():
             return CallerFault()
         case _:
             return Faulted(str(exc) or type(exc).__name__, sent=written)
-
-
-def _is_local(cause: BaseException | None) -> bool:
-    """Whether this machine had no file, port or memory for a connection: nobody else's fault."""
-    if cause is None:
-        return False
-    inner = cause.__cause__
-    causes = cast("ExceptionGroup[Exception]", inner).exceptions if isinstance(inner, ExceptionGroup) else (cause,)
-    return any(isinstance(each, OSError) and each.errno in _LOCAL for each in causes)
 
 
 @attrs.define(eq=False)

@@ -6,6 +6,7 @@ What is the caller's own (a 4xx that is about the request) is an answer like any
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
@@ -16,9 +17,11 @@ import trio
 from balancer.actors.lease import Lease
 from balancer.core.call import Call
 from balancer.core.outcome import AttemptFailed, CallerFault, Evidence, Faulted, LimitSeen, Served, Truncated, Withdrawn
+from balancer.core.secret import Secret
 from balancer.engine.failures import evidence_of
 from balancer.engine.scoped import scoped
 from balancer.providers.dialect import PLAIN, Dialect
+from balancer.providers.http import plain_outcome
 from balancer.providers.refusals import joined
 from balancer.providers.values import Headers
 from balancer.transports.body import EndMarkMissing, HeldBody
@@ -32,7 +35,11 @@ MAX_ERROR_BODY = 256 * 1024
 MAX_PEEKED = 1024 * 1024
 """Bytes that may pass before the first event of an answer; heartbeats beyond it commit it as it is."""
 
+SHORTEST_MASKED = 8
+"""Characters of the shortest key that is looked for in an error; less may be a word."""
+
 NO_CONTENT = 204
+NOT_MODIFIED = 304
 EVENT_STREAM = b"text/event-stream"
 PAGE = b"text/html"
 HTTPCORE_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, StaleConnection)
@@ -128,12 +135,13 @@ class Exchange:
         headers = Headers(response.headers)
         limits = link.provider.limits_seen(headers)
         lease.observe(limits)
-        good = 200 <= response.status < 300
+        # Where no LLM was asked, a redirect is an answer like any other.
+        good = 200 <= response.status < 300 or (self.speaks is None and 300 <= response.status < 400)
         watched = good and self.speaks is not None and response.status != NO_CONTENT
         said = headers.by_name().get
         kind = said(b"content-type", b"").lower()
         reader = self.dialect.reader(kind.startswith(EVENT_STREAM)) if watched else PLAIN.reader(False)
-        undo, unreadable = self._decoder(said(b"content-encoding"))
+        undo, unreadable = self._decoder(response.status, said(b"content-encoding"))
         body = HeldBody(lease, link, lines, line, response.stream, reader, undo, needs_end_mark=watched)
         try:
             if not good:
@@ -168,12 +176,11 @@ class Exchange:
                     lease.unsent = False  # it goes out in this step
                     return line, await line.send(self.method, target, self._headers(lease, address, body), body, self.timeouts)
                 except StaleConnection:
-                    # The other side had closed it: nobody's fault, but what was written may have been read.
+                    # The other side had closed it: nobody's fault, but what was written may have been read, and counts as sent.
                     if not self.call.replayable:
                         raise AttemptFailed(Withdrawn()) from None
                     lines.discard(line)
                     line = self._take(lease, lines, fresh=True)
-                    lease.unsent = True
             return line, await line.send(
                 self.method, target, self._headers(lease, address, body), body, self.timeouts, lease.written
             )
@@ -196,9 +203,9 @@ class Exchange:
             self.headers, llm=self.speaks is not None, address=address, body_length=length, credential=credential
         )
 
-    def _decoder(self, encoding: bytes | None) -> tuple[Decoder | None, DecodingError | None]:
+    def _decoder(self, status: int, encoding: bytes | None) -> tuple[Decoder | None, DecodingError | None]:
         """What undoes the answer's encoding, and why nothing does."""
-        if encoding is None or self.method == b"HEAD":
+        if encoding is None or self.method == b"HEAD" or status == NOT_MODIFIED:
             return None, None
         try:
             return decoder(encoding), None
@@ -220,8 +227,13 @@ class Exchange:
         content = await body.read_error(MAX_ERROR_BODY)
         if not readable:
             content = b""
-        evidence = link.provider.evidence(response.status, headers, content, now)
-        answer = Answer(response.status, _passed(headers, decoded=True), content)
+        outcome = plain_outcome(response.status) if self.speaks is None else None
+        evidence = (
+            link.provider.evidence(response.status, headers, content, now)
+            if outcome is None
+            else Evidence(outcome, None, limits)
+        )
+        answer = Answer(response.status, _passed(headers, decoded=True), _masked(content, lease.account.keys))
         if isinstance(evidence.outcome, CallerFault | Served):
             lease.settle(evidence.outcome, limits=limits)
             return answer
@@ -243,6 +255,16 @@ class Exchange:
                 link = lease.link
                 assert isinstance(link, AccountLink)
                 return evidence_of(error, link.provider, trio.current_time())
+
+
+def _masked(content: bytes, keys: Iterable[Secret]) -> bytes:
+    """An error's body without the account's keys, as they are and as JSON writes them: backends quote what they refuse."""
+    forms = {key.reveal() for key in keys if len(key.reveal()) >= SHORTEST_MASKED}
+    forms |= {json.dumps(form)[1:-1] for form in forms}
+    forms |= {form.replace("/", "\\/") for form in forms}
+    for form in sorted(forms, key=len, reverse=True):  # one may begin with another
+        content = content.replace(form.encode(), b"***")
+    return content
 
 
 def _passed(headers: Headers, *, decoded: bool) -> Sequence[tuple[bytes, bytes]]:

@@ -210,7 +210,7 @@ class Http11:
         if state is None:
             self.is_idle = not (self._left or self._ahead)
         else:
-            self.is_idle = state.our_state is h11.DONE and state.their_state is h11.DONE and not state.trailing_data[0]
+            self.is_idle = state.our_state is h11.DONE and state.their_state is h11.DONE and state.trailing_data == (b"", False)
         if not self.is_idle:
             self._wire.close()
 

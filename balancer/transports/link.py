@@ -13,7 +13,6 @@ import httpx
 import trio
 
 from balancer.core.settings import Account
-from balancer.errors import ConfigError, Fault
 from balancer.providers.provider import Provider, get_provider
 from balancer.transports.connections import Connections
 from balancer.transports.rewriting import AccountAddress
@@ -113,7 +112,9 @@ class _InjectedStream:
     async def __anext__(self) -> bytes:
         if not self._ended:
             with trio.CancelScope() as self._scope:
-                return await anext(self._iterator)
+                while not (chunk := await anext(self._iterator)):  # an empty one is no news
+                    pass
+                return chunk
         raise httpx.ReadError("the answer was ended")
 
     def end(self) -> None:
@@ -167,8 +168,13 @@ class InjectedLine:
         if on_written is not None:
             on_written()
         response = await self.transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self._stream = _InjectedStream(response.stream)
+        stream: object = getattr(response, "stream", None)
+        if not isinstance(stream, httpx.AsyncByteStream):
+            given = type(response if stream is None else stream).__name__
+            raise TypeError(
+                f"the transport of an account answers with a Response over an AsyncByteStream of httpx, not {given}"
+            )
+        self._stream = _InjectedStream(stream)
         return _InjectedResponse(response.status_code, response.headers.raw, self._stream)
 
     def abort(self) -> None:
@@ -269,18 +275,6 @@ class AccountLink:
             ssl_context=ssl.create_default_context() if secure else None,
             sni_host=address.server_name,
         )
-
-
-def check_addresses(accounts: Sequence[Account]) -> None:
-    """Whether requests can be addressed to every account. Raises `ConfigError` with every fault."""
-    faults: list[Fault] = []
-    for place, account in enumerate(accounts):
-        try:
-            AccountAddress(account, get_provider(account.provider))
-        except ConfigError as error:
-            faults += [fault.below(f"accounts[{place}]") for fault in error.faults]
-    if faults:
-        raise ConfigError(faults)
 
 
 def _nobody() -> None:

@@ -424,7 +424,9 @@ def test_failures_in_a_row_eject(outcome):
     assert state.earliest("m", ONE, 1.0) == 30.0
 
 
-@pytest.mark.parametrize("outcome", [*REFUSED, CallerFault(), Withdrawn(), Withdrawn(sent=False)], ids=repr)
+@pytest.mark.parametrize(
+    "outcome", [*REFUSED, CallerFault(), TimedOut("request"), Withdrawn(), Withdrawn(sent=False)], ids=repr
+)
 def test_refusals_and_callers_are_no_evidence_of_health(outcome):
     """Neither for it nor against it: four faults stay four."""
     state = account_state(limits={})
@@ -520,6 +522,8 @@ def test_a_snapshot_is_replaced_whole_and_only_when_something_changed():
         (TimedOut("connect"), "timed out (connect)"),
         (TimedOut(), "TimedOut"),
         (RateLimited("tokens"), "RateLimited"),
+        (Truncated(), "the answer ended without its end mark"),
+        (Truncated(17), "the answer broke off after 17 bytes"),
     ],
 )
 def test_outcomes_in_a_few_words(outcome, text):

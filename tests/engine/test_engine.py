@@ -31,6 +31,7 @@ from balancer import (
     Usage,
     Withdrawn,
 )
+from balancer.routing.table import RouteSettings, TableRouter
 from balancer.testing import Reply, ScriptedBackend
 
 DOWN = Faulted("down")
@@ -396,8 +397,8 @@ async def test_the_errors_survive_nurseries_and_except(balancing, autojump_clock
 
 async def test_a_fallback_model_serves_what_the_first_cannot(balancing, autojump_clock):
     """Unknown everywhere, missing, disabled, too late: the next model of the route is asked for."""
-    routes = [{"model": "big", "fallback_models": ["middle", "small"]}]
-    async with balancing({"name": "a", "models": ["small"]}, routes=routes) as balancer:
+    async with balancing({"name": "a", "models": ["small"]}) as balancer:
+        balancer._engine.router = TableRouter([RouteSettings(model="big", fallback_models=["middle", "small"])])
         decisions = []
 
         async def attempt(lease):

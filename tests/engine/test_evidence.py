@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import socket
+import ssl
+
+import anthropic
+import httpcore
 import httpx
 import httpx2
+import openai
 import pytest
 import trio
 
@@ -16,12 +24,16 @@ from balancer import (
     RateLimited,
     TimedOut,
     Unauthorized,
+    Withdrawn,
+    open_balancer,
 )
 from balancer.core.call import Usage
 from balancer.core.outcome import LimitSeen, Overloaded
 from balancer.engine.failures import evidence_of
 from balancer.providers.provider import get_provider
+from balancer.testing.mock import open_mock
 
+REQUEST = httpx2.Request("GET", "http://x.test")
 OPENAI = get_provider("openai")
 
 
@@ -151,15 +163,18 @@ def test_headers_that_cannot_be_looked_at_are_none():
         ("ConnectTimeout", TimedOut("connect")),
         ("ReadTimeout", TimedOut("read")),
         ("WriteTimeout", TimedOut("write")),
-        ("PoolTimeout", TimedOut("")),
+        ("PoolTimeout", None),
         ("ConnectError", Faulted("connect error", sent=False)),
         ("ReadError", Faulted("ReadError")),
         ("RemoteProtocolError", Faulted("RemoteProtocolError")),
         ("UnsupportedProtocol", None),
+        ("LocalProtocolError", None),
+        ("ProxyError", Faulted("ProxyError")),
+        ("InvalidURL", None),
     ],
 )
 def test_transport_errors(library, name, outcome):
-    """What was never written is told apart."""
+    """What was never written is told apart; what the caller's own client could not do is the caller's."""
     evidence = evidence_of(getattr(library, name)("x"), OPENAI, 0.0)
     assert outcome == (evidence and evidence.outcome)
 
@@ -173,6 +188,21 @@ def test_transport_errors(library, name, outcome):
         (ConnectionResetError(), Faulted("ConnectionResetError")),
         (OSError(), Faulted("OSError")),
         (trio.BrokenResourceError(), Faulted("BrokenResourceError")),
+        (OSError(errno.EHOSTUNREACH, "no route"), Faulted("OSError")),
+        (socket.gaierror(-2, "unknown"), Faulted("gaierror")),
+        (ssl.SSLError("alert"), Faulted("SSLError")),
+        (OSError(errno.EMFILE, "x"), Withdrawn(sent=False)),
+        (OSError(errno.ENFILE, "x"), Withdrawn(sent=False)),
+        (OSError(errno.ENOMEM, "x"), Withdrawn(sent=False)),
+        (FileNotFoundError(errno.ENOENT, "x"), None),
+        (FileExistsError(), None),
+        (PermissionError(), None),
+        (IsADirectoryError(), None),
+        (NotADirectoryError(), None),
+        (ChildProcessError(), None),
+        (ProcessLookupError(), None),
+        (io.UnsupportedOperation(), None),
+        (OSError(errno.ENOSPC, "x"), None),
         (ValueError(), None),
         (KeyError("response"), None),
         (ExceptionGroup("g", [OSError()]), None),
@@ -180,9 +210,115 @@ def test_transport_errors(library, name, outcome):
     ids=repr,
 )
 def test_other_errors(error, outcome):
-    """Those of the system are the backend's, the rest is the caller's."""
+    """Those of the network are the backend's, this machine's are nobody's, those of files and the rest are the caller's."""
     evidence = evidence_of(error, OPENAI, 0.0)
     assert outcome == (evidence and evidence.outcome)
+
+
+def raised_from(error, cause):
+    """`error` as `raise error from cause` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_a_connection_that_this_machine_had_no_file_for(library):
+    """However deep the reason lies: here as the libraries and trio raise it for a host with two addresses."""
+    tried = [ConnectionRefusedError(), OSError(errno.EMFILE, "Too many open files")]
+    beneath = raised_from(OSError("all attempts failed"), ExceptionGroup("attempts", tried))
+    error = raised_from(library.ConnectError("x"), raised_from(httpcore.ConnectError("x"), beneath))
+    assert evidence_of(error, OPENAI, 0.0).outcome == Withdrawn(sent=False)
+
+
+@pytest.mark.parametrize("sdk", [openai, anthropic])
+@pytest.mark.parametrize(
+    ("cause", "outcome"),
+    [
+        (httpx2.ConnectError("x"), Faulted("connect error", sent=False)),
+        (httpx.ReadTimeout("x"), TimedOut("read")),
+        (raised_from(httpx.ConnectError("x"), OSError(errno.EMFILE, "x")), Withdrawn(sent=False)),
+        (httpx2.PoolTimeout("x"), None),
+        (httpx2.LocalProtocolError("x"), None),
+        (ValueError("x"), None),
+        (None, None),
+    ],
+    ids=repr,
+)
+def test_connection_errors_of_an_sdk(sdk, cause, outcome):
+    """They say what the transport error says that they were raised from."""
+    request = httpx2.Request("GET", "http://x.test")
+    for error in (sdk.APIConnectionError(request=request), sdk.APITimeoutError(request=request)):
+        evidence = evidence_of(raised_from(error, cause), OPENAI, 0.0)
+        assert outcome == (evidence and evidence.outcome)
+
+
+def test_an_applications_own_error_about_a_transport_error():
+    """What it raises in the place of one is its own decision; so is a chain of errors without end."""
+    assert evidence_of(raised_from(RuntimeError("mine"), httpx.ConnectError("x")), OPENAI, 0.0) is None
+    assert evidence_of(raised_from(KeyError("mine"), openai.APIConnectionError(request=REQUEST)), OPENAI, 0.0) is None
+    circle = openai.APIConnectionError(request=REQUEST)
+    assert evidence_of(raised_from(circle, circle), OPENAI, 0.0) is None
+    assert evidence_of(raised_from(httpx.ConnectError("x"), circle), OPENAI, 0.0).outcome.sent is False
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+async def test_sdks_fail_over_when_nobody_listens(sdk):
+    """The SDKs themselves inside `run`, over real sockets: the account at the closed port is passed over."""
+
+    async def attempt(lease):
+        options = {"api_key": "sk-x", "base_url": lease.account.base_url, "max_retries": 0}
+        asked = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+        if sdk == "openai":
+            async with openai.AsyncOpenAI(**options) as client:
+                return await client.chat.completions.create(**asked)
+        async with anthropic.AsyncAnthropic(**options) as client:
+            return await client.messages.create(max_tokens=9, **asked)
+
+    async with open_mock() as backend:
+        at = {
+            "closed": await closed_port(),
+            "good": backend.base_url if sdk == "openai" else backend.base_url.removesuffix("/v1"),
+        }
+        accounts = [{"name": name, "base_url": url, "provider": sdk} for name, url in at.items()]
+        first = {"selector": lambda candidates, *_: candidates[0]}
+        async with open_balancer({"accounts": accounts, "balancer": first}) as balancer:
+            with trio.fail_after(10):
+                await balancer.run(Call(), attempt)
+            seen = balancer.statistics().accounts
+            assert (seen["closed"].failed, seen["good"].served) == (1, 1)
+
+
+async def closed_port():
+    """A base URL at which nobody listens."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    return f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx.PoolTimeout("x"), httpx.LocalProtocolError("x"), FileNotFoundError(errno.ENOENT, "x"), OSError(errno.EMFILE, "x")],
+    ids=repr,
+)
+async def test_local_causes_eject_nobody(error, balancing_once, autojump_clock):
+    """However often: one attempt each, the caller's own errors unchanged, a lack of this machine as the error of the call."""
+    attempts = 0
+
+    async def attempt(lease):
+        nonlocal attempts
+        attempts += 1
+        raise error
+
+    async with balancing_once({"name": "a", "limits": {"requests_per_day": 50}}) as balancer:
+        for _ in range(10):
+            with pytest.raises((type(error), AttemptsFailed)) as caught:
+                await balancer.run(Call(), attempt)
+            lacking = getattr(error, "errno", None) == errno.EMFILE
+            assert (caught.value.errors == (error,)) if lacking else (caught.value is error)
+        seen = balancer.statistics().accounts["a"]
+        assert (attempts, seen.state, seen.failed) == (10, "healthy", 0)
+        assert round(seen.room("requests", trio.current_time())) == (50 if lacking else 40)
 
 
 class SDKError(Exception):

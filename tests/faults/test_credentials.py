@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 
 import httpx
 import pytest
 
-from balancer import AttemptsFailed, Call, NoAccount, Unauthorized, open_balancer
+from balancer import Account, AttemptsFailed, Call, NoAccount, Unauthorized, open_balancer
 from balancer.core.outcome import AttemptFailed
 from balancer.testing.mock import MockSettings, open_mock
 from balancer.testing.mock.record import fingerprint
+from balancer.testing.raw import open_raw, receive_request
+from balancer.testing.scripted import HTTPReply, ScriptedTransport
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 FIRST = {"selector": lambda accounts, *_: accounts[0]}
@@ -82,3 +85,45 @@ async def test_other_accounts_are_untouched(balancing_once, autojump_clock):
         states = {name: snapshot.state for name, snapshot in balancer.statistics().accounts.items()}
         assert states == {"a": "healthy", "b": "healthy"}
     assert seen == [("a", "one"), ("a", "two"), ("a", "two"), ("a", "two")]
+
+
+KEYS = ["sk-canary-one", 'sk-"two"/canary', "short"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500])
+@pytest.mark.parametrize("path", ["/chat/completions", "/files"])
+async def test_error_bodies_that_quote_a_key(status, path):
+    """An account's keys are masked in the error that reaches the caller, as they are and as JSON has them; it stays readable."""
+    quoted = json.dumps({"error": {"message": f"Incorrect API key provided: {KEYS}. Bearer {KEYS[1]}", "sent": KEYS[2]}})
+    body = quoted.replace("/", "\\/").encode() + KEYS[0].encode()
+
+    async def script(stream, _number):
+        while await receive_request(stream):
+            head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+            await stream.send_all(head + body)
+
+    async with open_raw(script) as address:
+        account = {"name": "a", "base_url": address.base_url, "key": KEYS[:2]}
+        settings = {"accounts": [account], "balancer": {"max_attempts": 1}}
+        async with (
+            open_balancer(settings) as balancer,
+            httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+        ):
+            response = await client.post(path, json=ASKED)
+    assert response.status_code == status
+    assert "canary" not in response.text
+    assert response.text.endswith("***")
+    assert json.loads(response.text[:-3])["error"]["sent"] == "short"
+    assert response.headers.get("content-length", str(len(response.content))) == str(len(response.content))
+
+
+async def test_good_answers_are_not_touched(balancing_once, autojump_clock):
+    """What was served is the application's, whatever is in it; and a short key masks nothing."""
+    body = b'{"choices":[],"said":"sk-canary-one"}'
+    for reply, key in ((HTTPReply(200, chunks=[body]), "sk-canary-one"), (HTTPReply(400, chunks=[body]), "choices")):
+        account = Account(name="a", base_url="http://a.test/v1", key=key, transport=ScriptedTransport([reply]))
+        async with (
+            balancing_once(account) as balancer,
+            httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+        ):
+            assert (await client.post("/chat/completions", json=ASKED)).content == body

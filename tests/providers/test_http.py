@@ -32,14 +32,19 @@ RETRY = (b"Retry-After", b"5")
         (200, [], Served()),
         (204, [], Served()),
         (304, [], Served()),
-        (301, [], Faulted("redirect")),
+        (301, [], Served()),
+        (302, [RETRY], Served()),
         (400, [], CallerFault()),
         (401, [], Unauthorized()),
         (402, [], Billing()),
         (403, [], ModelMissing()),
         (404, [], CallerFault()),
         (409, [], CallerFault()),
-        (408, [], TimedOut()),
+        (408, [], TimedOut("request")),
+        (424, [], CallerFault()),
+        (498, [], CallerFault()),
+        (501, [], CallerFault()),
+        (505, [], Faulted("status 505")),
         (422, [], CallerFault()),
         (429, [], RateLimited()),
         (429, [RETRY], RateLimited(None, NOW + 5)),
@@ -59,10 +64,10 @@ def test_statuses(status, raw, outcome):
 
 
 def test_status_sweep():
-    """No status makes it raise, and only those of a successful answer are served."""
+    """No status makes it raise, and only those of a successful answer or a redirect are served."""
     for status in (*range(100, 600), 0, 999):
         seen = HTTP.evidence(status, Headers([]), b"", NOW).outcome
-        assert isinstance(seen, Served) == (200 <= status <= 299 or status == 304)
+        assert isinstance(seen, Served) == (200 <= status <= 399)
 
 
 @pytest.mark.parametrize(

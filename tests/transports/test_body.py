@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
+import time
 import zlib
 from contextlib import asynccontextmanager
 
@@ -17,6 +19,7 @@ from balancer.core.outcome import Faulted, Overloaded, Served, TimedOut, Truncat
 from balancer.errors import StreamTruncated
 from balancer.testing.raw import open_raw, receive_request
 from balancer.testing.scripted import HTTPReply, ScriptedTransport
+from balancer.testing.seeds import scheduler_seed
 from balancer.transports import body as body_module
 
 STREAM = {"content-type": "text/event-stream"}
@@ -186,6 +189,21 @@ async def test_garbage_collected(iterated, thread, balancing_once, caplog):
         balancing_once.assert_quiet(balancer, trio_tasks_of_the_test(balancing_once, balancer))
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_dropped(library, open_transport, autojump_clock):
+    """Nothing of ours is in a reference cycle: an answer that is dropped gives its lease back without a collection."""
+    async with open_transport(streamed(FIRST, DONE)) as (balancer, _):
+        response = await ask(balancer.transport(library))
+        assert await anext(aiter(response.stream)) == FIRST
+        gc.disable()
+        try:
+            del response
+            await wait_all_tasks_blocked()
+            assert balancer.statistics().in_flight == 0
+        finally:
+            gc.enable()
+
+
 @asynccontextmanager
 async def balancing_once_real(address, **settings):
     """A balancer over one real backend."""
@@ -224,6 +242,86 @@ async def test_idle_limit(open_transport, autojump_clock):
         with pytest.raises(httpx.ReadError):
             await anext(chunks)
         assert outcomes(response) == [Withdrawn()]
+
+
+async def test_idle_limit_under_a_reader(open_transport, autojump_clock, caplog):
+    """A backend that falls silent for `idle_timeout` under a reader who would wait longer is at fault; the reader is told."""
+    async with open_transport(streamed(FIRST, FIRST, DONE, chunk_after=20.0), idle_timeout=10.0) as (balancer, http):
+        response = await ask(http)
+        chunks = aiter(response.stream)
+        await anext(chunks)
+        await trio.sleep(9.0)  # in which the reader was late, not the backend
+        began = trio.current_time()
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                await anext(chunks)
+        assert trio.current_time() - began == pytest.approx(10.0)
+        assert outcomes(response) == [TimedOut("read")]
+        assert response.extensions["balancer"].outcome == TimedOut("read")
+        assert balancer.statistics().accounts["a"].failed == 1
+        assert "balancer.body_abandoned" not in caplog.text
+
+
+@pytest.mark.parametrize("last", [FIRST, b": nothing\n\n", b""])
+async def test_idle_limit_without_a_reader(last, open_transport, autojump_clock, caplog):
+    """A body that nobody reads when the idle limit comes blames nobody, whatever was read of it last."""
+    async with open_transport(streamed(FIRST, FIRST, last, FIRST, DONE), idle_timeout=10.0) as (balancer, http):
+        response = await ask(http)
+        chunks = aiter(response.stream)
+        for _ in range(3):
+            await anext(chunks)
+        await trio.sleep(11.0)
+        assert outcomes(response) == [Withdrawn()]
+        assert balancer.statistics().accounts["a"].failed == 0
+        assert "balancer.body_abandoned" in caplog.text
+
+
+async def test_idle_limit_after_the_end_mark(balancing_once, autojump_clock):
+    """A backend that falls silent after the end mark has served, though the framing has not ended."""
+
+    async def parts():
+        yield FIRST
+        yield USAGE + DONE
+        await trio.sleep_forever()
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=STREAM, content=parts()))
+    async with balancing_once(account(transport), idle_timeout=10.0) as balancer:
+        response = await ask(balancer.transport())
+        with pytest.raises(httpx.ReadError):
+            [chunk async for chunk in response.stream]
+        assert outcomes(response) == [Served()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocked_loop_is_no_silence(seed):
+    """What came while the event loop was blocked for longer than `idle_timeout` is read, and nobody is blamed."""
+    streams = []
+
+    async def script(stream, _number):
+        await receive_request(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + FIRST)
+        streams.append(stream)
+        await stream.receive_some(1)
+
+    async def main():
+        async with open_raw(script) as address, balancing_once_real(address, idle_timeout=0.2) as balancer:
+            response = await ask(balancer.transport())
+            chunks = aiter(response.stream)
+            await anext(chunks)
+
+            async def block():
+                await wait_all_tasks_blocked()
+                os.write(streams[0].socket.fileno(), DONE)
+                time.sleep(0.3)  # noqa: ASYNC251 - that is the fault
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(block)
+                assert await anext(chunks) == DONE
+            await response.aclose()
+            assert outcomes(response) == [Served()]
+
+    with scheduler_seed(seed):
+        trio.run(main)
 
 
 async def test_idle_limit_spares_the_wait_for_an_answer(open_transport, autojump_clock):

@@ -660,11 +660,13 @@ async def test_plain_server_behind_https():
         (httpcore.WriteTimeout("x"), True, "headers", TimedOut("write")),
         (httpcore.ReadTimeout("x"), True, "read", TimedOut("read")),
         (httpcore.ConnectError("refused"), False, "headers", Faulted("no connection: refused", sent=False)),
+        (httpcore.ConnectError("refused"), True, "headers", Faulted("no connection: refused")),
+        (httpcore.ConnectTimeout("x"), True, "headers", Faulted("x")),
         (httpcore.ReadError(os.strerror(errno.ECONNRESET)), True, "headers", Faulted("Connection reset by peer", sent=True)),
         (httpcore.WriteError(), False, "headers", Faulted("WriteError", sent=False)),
         (httpcore.LocalProtocolError("x"), False, "headers", CallerFault()),
     ],
 )
 def test_outcome_of(error, written, phase, outcome):
-    """Every error of the connection has one outcome."""
+    """Every error of the connection has one outcome; what a stale connection before it may have carried counts as sent."""
     assert outcome_of(error, written, phase=phase) == outcome

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trio
 
-from balancer import Account
+from balancer import Account, Served, TimedOut
 from balancer.testing.scripted import HTTPReply, ScriptedTransport
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -16,6 +16,7 @@ STREAM = {"content-type": "text/event-stream"}
 FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 OK = HTTPReply(chunks=[b'{"choices":[]}'])
+GENEROUS = {"max_extra_ratio": 1.0, "reserve_per_second": 100.0}
 IN_ORDER = {"selector": lambda accounts, *_: accounts[0]}
 
 
@@ -49,9 +50,11 @@ def ends(response):
         (HTTPReply(headers=STREAM, chunks=[b'data: {"error":{"code":"rate_limit_exceeded"}}\n\n']), "RateLimited"),
         (HTTPReply(error=httpx.ReadTimeout("silent")), "TimedOut"),
         (HTTPReply(error=httpx.RemoteProtocolError("what")), "Faulted"),
-        (HTTPReply(error=OSError(24, "Too many open files")), "Faulted"),
+        (HTTPReply(error=OSError(101, "Network is unreachable")), "Faulted"),
         (HTTPReply(503, chunks=[b"busy"]), "Overloaded"),
         (HTTPReply(500, chunks=[b"broken"]), "Faulted"),
+        (HTTPReply(501), "Faulted"),
+        (HTTPReply(302, {"location": "https://elsewhere.test/"}), "Faulted"),
         (HTTPReply(404, chunks=[b'{"error":{"code":"model_not_found"}}']), "ModelMissing"),
     ],
 )
@@ -87,6 +90,90 @@ async def test_bug_of_an_injected_transport(balancing_once, autojump_clock):
         with pytest.raises(ZeroDivisionError):
             await client.post("/chat/completions", json=ASKED)
         assert balancer.statistics().accounts["a"].failed == 0
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), httpx.PoolTimeout("full"), httpx.LocalProtocolError("no")]
+)
+async def test_local_causes_in_an_injected_transport(error, balancing_once, autojump_clock):
+    """What this machine or its own settings could not do blames no account, and no other one could do it either."""
+    async with (
+        balancing_once(account("a", HTTPReply(error=error)), account("b"), **IN_ORDER) as balancer,
+        client_of(balancer) as client,
+    ):
+        if isinstance(error, OSError):
+            assert (await client.post("/chat/completions", json=ASKED)).status_code == 503
+        else:
+            with pytest.raises(type(error)):
+                await client.post("/chat/completions", json=ASKED)
+        accounts = balancer.statistics().accounts
+        assert [(accounts[name].failed, accounts[name].refused, accounts[name].served) for name in "ab"] == [(0, 0, 0)] * 2
+
+
+class Given(httpx.AsyncBaseTransport):
+    """A transport that answers by a function."""
+
+    def __init__(self, answer):
+        self.handle_async_request = answer
+
+
+async def turning(request):
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        raise ValueError("interrupted") from None
+
+
+async def grouping(request):
+    async def fail():
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20.0)
+        raise ValueError("interrupted")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("answer", [turning, grouping])
+async def test_an_injected_transport_that_makes_an_error_of_its_end(answer, balancing, autojump_clock):
+    """An attempt that was ended because its time was up has timed out, whatever is made of it; another account serves."""
+    late = Account(name="a", provider="openai", base_url="http://a.test/v1", transport=Given(answer))
+    async with balancing(late, account("b"), headers_timeout=10.0, **IN_ORDER) as balancer, client_of(balancer) as client:
+        response = await client.post("/chat/completions", json=ASKED)
+        outcomes = [attempt.outcome for attempt in response.extensions["balancer"].attempts]
+        assert outcomes == [TimedOut("headers"), Served()]
+        assert balancer.statistics().accounts["a"].failed == 1
+        with pytest.raises(ValueError if answer is turning else ExceptionGroup), trio.fail_after(5.0):
+            await client.post("/chat/completions", json=ASKED)
+        assert balancer.statistics().accounts["a"].failed == 1
+
+
+async def no_response(request):
+    return None
+
+
+async def sync_response(request):
+    return httpx.Response(200, content=iter([b"{}"]))
+
+
+@pytest.mark.parametrize("answer", [no_response, sync_response])
+async def test_what_an_injected_transport_answers_with(answer, balancing_once, autojump_clock):
+    """Anything but a response that is read asynchronously is a bug of its own, and named."""
+    wrong = Account(name="a", provider="openai", base_url="http://a.test/v1", transport=Given(answer))
+    async with balancing_once(wrong) as balancer, client_of(balancer) as client:
+        with pytest.raises(TypeError, match=r"transport of an account.*AsyncByteStream"):
+            await client.post("/chat/completions", json=ASKED)
+        assert balancer.statistics().accounts["a"].failed == 0
+
+
+async def test_equal_ends_are_told_once(balancing_once, autojump_clock):
+    """Who reads what happened reads it once per account, in words."""
+    async with balancing_once(account("a", HTTPReply(chunks=[])), retry=GENEROUS) as balancer, client_of(balancer) as client:
+        response = await client.post("/chat/completions", json=ASKED)
+        assert response.json()["error"]["message"] == (
+            "every attempt failed (a: the answer ended without its end mark 3 times)"
+        )
 
 
 async def test_stream_without_being_asked(balancing_once, autojump_clock):
@@ -132,6 +219,68 @@ async def test_endless_error_body(balancing_once, autojump_clock):
 
 
 # -- plain HTTP --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ["http", "openai", "anthropic"])
+@pytest.mark.parametrize("status", [301, 302, 304, 307, 308, 409, 424, 498, 501])
+async def test_what_is_about_the_request(provider, status, balancing_once, autojump_clock):
+    """On a path of no dialect these statuses are answers for the caller: one attempt each, and the account stays as it is."""
+    body = b'{"error":{"type":"conflict_error","code":"capacity_exceeded"}}' if status != 304 else b""
+    first = account("a", HTTPReply(status, {"location": "/v1/other"}, [body]), provider=provider)
+    async with balancing_once(first, account("b"), **IN_ORDER) as balancer, client_of(balancer) as client:
+        for _ in range(6):
+            response = await client.get("/files/x")
+            assert (response.status_code, response.content, response.headers["location"]) == (status, body, "/v1/other")
+            assert ends(response) == ["Served" if status < 400 else "CallerFault"]
+        seen = balancer.statistics().accounts["a"]
+        assert (seen.state, seen.failed, seen.refused) == ("healthy", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "end"),
+    [
+        (HTTPReply(401), "Unauthorized"),
+        (HTTPReply(404), "ModelMissing"),
+        (HTTPReply(429, chunks=[b'{"error":{"code":"insufficient_quota"}}']), "Billing"),
+        (HTTPReply(429, {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "9s"}), "RateLimited"),
+        (HTTPReply(500), "Faulted"),
+    ],
+)
+async def test_what_is_about_the_account(reply, end, balancing_once, autojump_clock):
+    """On a path of no dialect too, an LLM provider's own table reads what it says of its account; another one is asked."""
+    first, second = account("a", reply), account("b")
+    async with balancing_once(first, second, **IN_ORDER) as balancer, client_of(balancer) as client:
+        response = await client.get("/files/x")
+        assert (response.status_code, ends(response)) == (200, [end, "Served"])
+
+
+@pytest.mark.parametrize("provider", ["http", "openai"])
+async def test_a_request_that_came_too_slowly(provider, balancing_once, autojump_clock):
+    """A 408 may go elsewhere, once per account and not after an unsafe method, and is no evidence of health."""
+    first = account("a", HTTPReply(408), provider=provider)
+    async with balancing_once(first, account("b"), retry=GENEROUS, **IN_ORDER) as balancer, client_of(balancer) as client:
+        for _ in range(10):
+            assert ends(await client.get("/files/x")) == ["TimedOut", "Served"]
+        response = await client.post("/files", json={})
+        assert (response.status_code, ends(response)) == (408, ["TimedOut"])
+        seen = balancer.statistics().accounts["a"]
+        assert (seen.state, seen.failed, seen.refused) == ("healthy", 11, 0)
+
+
+async def test_not_modified(balancing_once, autojump_clock):
+    """A 304 keeps the headers that tell of what it has no body of."""
+    headers = {"etag": '"7"', "content-length": "5000", "content-encoding": "br"}
+    async with balancing_once(account("a", HTTPReply(304, headers))) as balancer, client_of(balancer) as client:
+        response = await client.get("/files/x")
+        assert (response.status_code, response.content, ends(response)) == (304, b"", ["Served"])
+        assert {name: response.headers[name] for name in headers} == headers
+
+
+async def test_a_long_redirect(balancing_once, autojump_clock):
+    """Its body is streamed like that of any answer, not cut like an error's."""
+    reply = HTTPReply(302, {"location": "/v1/other"}, [bytes(65536)] * 10)
+    async with balancing_once(account("a", reply)) as balancer, client_of(balancer) as client:
+        assert len((await client.get("/files/x")).content) == 655360
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])

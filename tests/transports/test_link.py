@@ -9,11 +9,10 @@ import pytest
 import trio
 
 from balancer import Account, BalancerConfig, open_balancer
-from balancer.errors import ConfigError
 from balancer.testing.raw import open_raw, receive_request
 from balancer.testing.scripted import HTTPReply, ScriptedTransport
 from balancer.transports.connections import Connections
-from balancer.transports.link import AccountLink, InjectedLines, check_addresses
+from balancer.transports.link import AccountLink, InjectedLines
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -85,14 +84,6 @@ def test_lines_of_an_account(account, kind):
     link = AccountLink(account)
     assert isinstance(link.lines, kind)
     assert repr(link) == "AccountLink('a')"
-
-
-def test_check_addresses():
-    """Every address that cannot be used is named with its place."""
-    bad = [Account(name="a", base_url="http://a.test"), Account(name="b", base_url="b"), Account(name="c", provider="http")]
-    with pytest.raises(ConfigError) as caught:
-        check_addresses(bad)
-    assert [fault.path for fault in caught.value.faults] == ["accounts[1].base_url", "accounts[2].base_url"]
 
 
 async def test_idle_connections_are_closed_on_time():
