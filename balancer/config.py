@@ -10,7 +10,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,7 +28,19 @@ from balancer.errors import ConfigError, Fault
 from balancer.routing.pools import cyclic, entries, flattened
 from balancer.routing.table import DEFAULT_POOL, RouteSettings
 from balancer.selection import SELECTORS, Selector, make_selector
-from balancer.structuring import check_field, gathered, hint, items_of, kind_of, step, structure, table_of, told, unknown_key
+from balancer.structuring import (
+    as_far_as_right,
+    check_field,
+    gathered,
+    hint,
+    items_of,
+    kind_of,
+    step,
+    structure,
+    table_of,
+    told,
+    unknown_key,
+)
 
 T = TypeVar("T")
 
@@ -144,6 +156,7 @@ class BalancerConfig:
         faults += _repeated(routes, "routes", "model")
         faults += _repeated(tenants, "tenants", "name")
         faults += _dangling(accounts, pools, given["pools"], given["routes"])
+        faults += _unoffered(accounts, pools, routes, given)
         given["shared_limits"] = _shared_limits(shared_limits, faults)
         faults += _limits_of_nobody(given["accounts"], shared_limits)
         if faults:
@@ -152,12 +165,8 @@ class BalancerConfig:
         self.__attrs_init__(**given)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
     @classmethod
-    def parse(cls, mapping: object, *, where: str = "") -> BalancerConfig:
+    def parse(cls, mapping: object) -> BalancerConfig:
         """A configuration from a mapping laid out as the TOML file is.
-
-        Args:
-            mapping: the document.
-            where: the file it was read from, if any: what only code can give is unknown there.
 
         Raises:
             ConfigError: with every fault.
@@ -175,12 +184,6 @@ class BalancerConfig:
         tables = {key: value for key, value in table.items() if key != "balancer"}
         faults += [_unknown_table(key) for key in tables if key not in _TABLES]
         faults += [unknown_key(key, _SCALARS).below("balancer") for key in scalars if key not in _SCALARS]
-        if where:
-            faults += [
-                Fault(f"accounts[{place}].transport", "unknown key", "set in code only")
-                for place, account in _account_tables(tables.get("accounts")).items()
-                if "transport" in account
-            ]
         known: dict[Any, Any] = {"accounts": ()}
         known |= {key: value for key, value in tables.items() if key in _TABLES}
         known |= {key: value for key, value in scalars.items() if key in _SCALARS}
@@ -208,14 +211,7 @@ class BalancerConfig:
                 account["key_file"] = [_beside(path, one) for one in items_of(cast("object", key_file))]
             elif key_file is not None:
                 account["key_file"] = _beside(path, key_file)
-        try:
-            config = cls.parse(document, where=str(path))
-        except ConfigError as error:
-            missing: list[Fault] = []
-            for place, account in accounts.items():
-                with gathered(missing, f"accounts[{place}]"):
-                    read_key(account.get("key_env"), account.get("key_file"), os.environ)
-            raise ConfigError([*error.faults, *missing]) from None
+        config = _parsed(document)
         for place, account in enumerate(config.accounts):
             if account.key is not None and account.provider != "mock":  # the key of a mock backend opens nothing
                 keys = "keys" if len(account.keys) > 1 else "key"
@@ -231,7 +227,7 @@ class BalancerConfig:
         if isinstance(given, str | os.PathLike):
             return cls.load(cast("str | os.PathLike[str]", given))
         if isinstance(given, Mapping):
-            return cls.parse(cast("object", given))
+            return _parsed(cast("Mapping[str, Any]", given))
         raise ConfigError([Fault("", kind_of(given), "a BalancerConfig, a mapping, or the path of a TOML file")])
 
 
@@ -276,6 +272,18 @@ def _beside(path: str | os.PathLike[str], key_file: object) -> object:
     return str(Path(path).parent / key_file) if isinstance(key_file, str) and key_file else key_file
 
 
+def _parsed(document: Mapping[str, Any]) -> BalancerConfig:
+    """The configuration in a document, its keys not yet read. Raises `ConfigError`, which names the keys that are missing too."""
+    try:
+        return BalancerConfig.parse(document)
+    except ConfigError as error:
+        missing: list[Fault] = []
+        for place, account in _account_tables(document.get("accounts")).items():
+            with gathered(missing, f"accounts[{place}]"):
+                read_key(account.get("key_env"), account.get("key_file"), os.environ)
+        raise ConfigError([*error.faults, *missing]) from None
+
+
 def _account_tables(accounts: object) -> dict[int, dict[str, Any]]:
     return {place: cast("dict[str, Any]", item) for place, item in enumerate(items_of(accounts)) if isinstance(item, dict)}
 
@@ -296,14 +304,18 @@ def _check_selector(selector: object) -> None:
 
 
 def _listed(cls: type[T], given: object, path: str, faults: list[Fault]) -> dict[int, T]:
-    """The parts that are right, by place."""
+    """The parts, by place: of a faulty one what is right of it, as far as that is a part."""
     if not isinstance(given, list | tuple):
         faults.append(Fault(path, kind_of(given), f"a list of tables: [[{path}]]"))
         return {}
     parts: dict[int, T] = {}
     for place, item in enumerate(items_of(cast("object", given))):
-        with gathered(faults, f"{path}[{place}]"):
+        try:
             parts[place] = structure(cls, item)
+        except ConfigError as error:
+            faults += [fault.below(f"{path}[{place}]") for fault in error.faults]
+            if (part := as_far_as_right(cls, item, error.faults)) is not None:
+                parts[place] = part
     return parts
 
 
@@ -342,6 +354,51 @@ def _dangling(
     for place, route in routes.items():
         if route.pool is not None and route.pool not in pool_names and route.pool != DEFAULT_POOL:
             yield Fault(f"routes[{place}].pool", told(route.pool) + hint(route.pool, pool_names), "the name of a pool")
+
+
+def _unoffered(accounts: object, pools: object, routes: object, right: Mapping[str, Mapping[int, Any]]) -> Iterator[Fault]:
+    """Models that provably no account offers where their route leads; `right` is what could be read of the parts."""
+    rows = {name for _, name in _named(routes, "model")}
+    by_name: dict[str, Pool] = {pool.name: pool for pool in right["pools"].values()}
+    everybody = [name for _, name in _named(accounts, "name")]
+    if DEFAULT_POOL not in {name for _, name in _named(pools, "name")} and len(everybody) == len(items_of(accounts)):
+        by_name[DEFAULT_POOL] = Pool(DEFAULT_POOL, [everybody])
+    known: dict[str, Collection[str] | None] = {}
+
+    def unoffered(model: str, pool: str, path: str) -> list[Fault]:
+        if pool not in known:
+            known[pool] = _offered(pool, by_name, right["accounts"].values())
+        offered = known[pool]
+        if offered is None or model in offered:
+            return []
+        return [Fault(path, told(model) + hint(model, offered), f'a model that an account of the pool "{pool}" offers')]
+
+    for place, route in right["routes"].items():
+        faults = [
+            fault
+            for position, model in enumerate(route.fallback_models)
+            if model not in rows  # one with a row of its own is looked at there
+            for fault in unoffered(model, DEFAULT_POOL, f"routes[{place}].fallback_models[{position}]")
+        ]
+        if len(faults) == len(route.fallback_models):  # else its name is an alias for those that are offered
+            yield from unoffered(route.model, route.pool or DEFAULT_POOL, f"routes[{place}].model")
+        yield from faults
+
+
+def _offered(pool: str, pools: Mapping[str, Pool], accounts: Collection[Account]) -> Collection[str] | None:
+    """The models of all accounts that a pool leads to; `None`: any, or nobody knows."""
+    ahead, reached = [f"@{pool}"], set[str]()
+    while ahead:
+        entry = ahead.pop()
+        if entry not in reached:
+            reached.add(entry)
+            nested = pools.get(entry[1:]) if entry.startswith("@") else None
+            ahead += [below for _, below in entries(nested)] if nested else ()
+    serving = [account for account in accounts if account.name in reached]
+    sure = {f"@{name}" for name in pools} | {account.name for account in serving}
+    if reached - sure or any(account.models is None for account in serving):
+        return None
+    return {model for account in serving for model in account.models or ()}
 
 
 def _shared_limits(given: object, faults: list[Fault]) -> dict[str, Limits]:

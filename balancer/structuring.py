@@ -12,17 +12,18 @@ import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 import attrs
 import cattrs
+import httpx
 from cattrs.gen import make_dict_structure_fn, override
 
 from balancer.core.limits import Limits
 from balancer.core.setting import RANGE, Range, each, shown
-from balancer.core.settings import Account, Pool, read_secret
+from balancer.core.settings import HEADER_NAME, HEADER_VALUE, Account, Pool, read_secret, revealed
 from balancer.errors import ConfigError, Fault
 from balancer.providers.provider import PROVIDERS
+from balancer.transports.rewriting import MADE_HERE, address_problems, is_host
 
 T = TypeVar("T")
 
@@ -30,13 +31,7 @@ PROVIDER_NAMES = (*PROVIDERS, "mock")
 NAME_FORM = 'a text of 1 to 100 printable characters that does not begin with "@"'
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
-_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
-_ADDRESS = re.compile(r"[!-~]{1,2048}", re.ASCII)
-# These decide where a message ends or which server it is for; one sent from a table would contradict the real one.
-_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
 
 @contextmanager
@@ -108,9 +103,7 @@ def items_of(given: object) -> Sequence[object]:
 
 def structure(cls: type[T], given: object) -> T:
     """A settings object from a mapping, or from one made in code, which is checked again. Raises `ConfigError`."""
-    if isinstance(given, cls):
-        given = {field.name: getattr(given, field.name) for field in attrs.fields(cast("type[Any]", cls))}
-    table = table_of(given)
+    table = _fields_of(cls, given)
     faults = list(_relations(table)) if cls is Account else []
     try:
         value = _CONVERTER.structure(table, cls)
@@ -120,6 +113,22 @@ def structure(cls: type[T], given: object) -> T:
         if not faults:
             return value
     raise ConfigError(faults)
+
+
+def as_far_as_right(cls: type[T], given: object, faults: Iterable[Fault]) -> T | None:
+    """What stands without the fields at fault, so that what joins it to other parts is checked in the same run; `None` if nothing."""
+    wrong = {re.split(r"[.\[]", fault.path)[0] for fault in faults}
+    known = {field.name for field in attrs.fields(cast("type[Any]", cls))} - wrong
+    try:
+        return _CONVERTER.structure({key: value for key, value in _fields_of(cls, given).items() if key in known}, cls)
+    except (ConfigError, cattrs.ClassValidationError):
+        return None
+
+
+def _fields_of(cls: type[Any], given: object) -> Mapping[object, Any]:
+    if isinstance(given, cls):
+        return {field.name: getattr(given, field.name) for field in attrs.fields(cls)}
+    return table_of(given)
 
 
 def check_field(field: attrs.Attribute[Any], given: object) -> None:
@@ -193,43 +202,20 @@ def _provider(given: str) -> None:
 
 
 def _base_url(given: str) -> None:
-    problem = _address_problem(given)
-    if problem:
+    if problems := ", ".join(address_problems(given)):
         # An address with userinfo or a query may hold a credential.
-        text = problem if "@" in given or "?" in given else f"{shown(given)}: {problem}"
+        text = problems if "@" in given or "?" in given else f"{shown(given)}: {problems}"
         raise ConfigError([Fault("", text, "http:// or https://, a host and a path: https://host.example/v1")])
 
 
-def _address_problem(given: str) -> str:
-    if not _ADDRESS.fullmatch(given) or "\\" in given:
-        return "a character that no address may have"
-    try:
-        parts = urlsplit(given)
-        port = parts.port
-    except ValueError:
-        return "a host or port that is none"
-    decoded = unquote(unquote(parts.path))
-    problems = {
-        "a scheme other than http and https": parts.scheme not in ("http", "https"),
-        "a user or password in the address": "@" in parts.netloc,
-        "no host": not parts.hostname,
-        "a host or port that is none": not _HOST.fullmatch(parts.netloc) or port == 0,
-        "a query (params are sent with every request)": "?" in given,
-        "a fragment": "#" in given,
-        "a path with .. or an encoded slash": bool(
-            {"..", "."} & set(decoded.split("/")) or "\\" in decoded or re.search(r"%(?:25)*2f", parts.path, re.IGNORECASE)
-        ),
-    }
-    return next((problem for problem, found in problems.items() if found), "")
-
-
 def _host(given: str) -> None:
-    if not _HOST.fullmatch(given):
+    if not is_host(given):
         raise ConfigError([Fault("", shown(given), "a host name, with a port where it needs one")])
 
 
 def _key(given: object) -> None:
-    if isinstance(given, str) and given != given.strip():
+    text = revealed(given)
+    if isinstance(text, str) and text != text.strip():
         raise ConfigError([Fault("", "a value with space around it, or nothing but space", "the key alone")])
     read_secret(given)
 
@@ -258,23 +244,31 @@ def _or_several(check: Callable[[object], None]) -> Callable[[object], None]:
     return check_all
 
 
+def _made_here(name: object) -> bool:
+    """Whether a header says something about the connection, so that one sent from a table would contradict the real one."""
+    return isinstance(name, str) and name.lower().encode("ascii", "replace") in MADE_HERE
+
+
 def _headers(given: object) -> None:
-    _sent(given, dict.fromkeys(_FRAMING, "any other header: the transport sets this one"))
+    faults = [
+        Fault(step(name), "a name that cannot be set", "any other header: the transport sets this one")
+        for name in table_of(given)
+        if _made_here(name)
+    ]
+    with gathered(faults):
+        _sent(given)
+    if faults:
+        raise ConfigError(faults)
 
 
-def _params(given: object) -> None:
-    _sent(given, {})
-
-
-def _sent(given: object, refused: Mapping[str, str]) -> None:
+def _sent(given: object) -> None:
     faults: list[Fault] = []
     for name, value in table_of(given).items():
-        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+        text = revealed(value)
+        if not (isinstance(name, str) and HEADER_NAME.fullmatch(name)):
             faults.append(Fault(step(name), "a name that cannot be sent", "letters, digits, - and _"))
-        elif name.lower() in refused:
-            faults.append(Fault(step(name), "a name that cannot be set", refused[name.lower()]))
-        elif not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value)):
-            text = "a value that cannot be sent" if isinstance(value, str) else kind_of(value)
+        if not (isinstance(text, str) and HEADER_VALUE.fullmatch(text)):
+            text = "a value that cannot be sent" if isinstance(text, str) else kind_of(text)
             faults.append(Fault(step(name), text, "a text of printable ASCII characters, no space around it"))
     if faults:
         raise ConfigError(faults)
@@ -293,7 +287,7 @@ def _auth(given: object) -> None:
         return  # the field's converter knows the words
     table = table_of(given)
     faults = [unknown_key(key, ("header",)) for key in table if key != "header"]
-    if str(table.get("header")).lower() in _FRAMING:
+    if _made_here(table.get("header")):
         faults.append(Fault("header", told(table["header"]), "the name of a header that the transport does not set"))
     if faults:
         raise ConfigError(faults)
@@ -301,12 +295,17 @@ def _auth(given: object) -> None:
 
 def _allow_headers(given: object) -> None:
     places = [(f"[{place}]", name) for place, name in enumerate(items_of(given))]
-    _each(places, lambda name: isinstance(name, str) and bool(_HEADER_NAME.fullmatch(name)), "the name of a header")
+    _each(places, lambda name: isinstance(name, str) and bool(HEADER_NAME.fullmatch(name)), "the name of a header")
 
 
 def _each(places: Iterable[tuple[str, object]], good: Callable[[object], bool], allowed: str) -> None:
     if faults := [Fault(path, told(value), allowed) for path, value in places if not good(value)]:
         raise ConfigError(faults)
+
+
+def _transport(given: object) -> None:
+    if not isinstance(given, httpx.AsyncBaseTransport):
+        raise ConfigError([Fault("", kind_of(given), "an httpx.AsyncBaseTransport, made in code")])
 
 
 def _limits(given: object) -> None:
@@ -346,10 +345,11 @@ _CHECKS: Mapping[tuple[type[Any], str], Callable[[Any], object]] = {
     (Account, "key_file"): _or_several(_key_file),
     (Account, "models"): _models,
     (Account, "headers"): _headers,
-    (Account, "params"): _params,
+    (Account, "params"): _sent,
     (Account, "auth"): _auth,
     (Account, "allow_headers"): _allow_headers,
     (Account, "limits"): _limits,
+    (Account, "transport"): _transport,
     (Account, "mock"): table_of,
     (Pool, "name"): check_name,
     (Pool, "tiers"): _tiers,

@@ -276,6 +276,126 @@ def test_every_fault_is_listed(tmp_path):
     assert len(str(caught.value).splitlines()) == 15
 
 
+def test_no_fault_waits_for_another():
+    """A part that is wrong in itself is still held against the others: what they ask of it, what it asks of them."""
+    document = {
+        "balancer": {"max_waiting": -1},
+        "accounts": [
+            account(
+                provider="http",
+                base_url="http://h:0/v1/{deployment}",
+                headers={"accept-encoding": "gzip"},
+                models=["m"],
+                limits={"shared": ["org"]},
+                host="h:99999",
+            ),
+            account("b", provider="http", models=["m"]),
+        ],
+        "pools": [{"name": "p", "tiers": [["a"], ["c"]], "weight": 1}, {"name": "q", "tiers": [["a"]]}],
+        "routes": [{"model": "m", "pool": "r", "tags": []}, {"model": "n", "pool": "q", "fallback_models": ["o"]}],
+    }
+    assert set(faults_of(document)) == {
+        "balancer.max_waiting",
+        "accounts[0].base_url",
+        "accounts[0].headers.accept-encoding",
+        "accounts[0].host",
+        "accounts[0].limits.shared[0]",
+        "accounts[1].base_url",
+        "pools[0].tiers[1][0]",
+        "pools[0].weight",
+        "routes[0].pool",
+        "routes[0].tags",
+        "routes[1].model",
+        "routes[1].fallback_models[0]",
+    }
+
+
+def test_a_missing_key_is_told_beside_the_faults_of_a_mapping(monkeypatch):
+    """As it is beside those of a file, whoever is given it."""
+    monkeypatch.delenv("NO_SUCH_VARIABLE_HERE", raising=False)
+    document = {"accounts": [account(key_env="NO_SUCH_VARIABLE_HERE", weight=-1)]}
+    with pytest.raises(ConfigError) as caught:
+        BalancerConfig.of(document)
+    assert [fault.path for fault in caught.value.faults] == ["accounts[0].weight", "accounts[0].key_env"]
+
+
+MODELS = {
+    "accounts": [account("a", models=["m", "n"]), account("b", models={"o": "own"}), account("any")],
+    "pools": [
+        {"name": "p", "tiers": [["a"], ["@q"]]},
+        {"name": "q", "tiers": [["b"]]},
+        {"name": "with-any", "tiers": [["@p"], ["any"]]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("routes", "more", "expected"),
+    [
+        ([{"model": "m", "pool": "p", "fallback_models": ["n", "o"]}], {}, {}),
+        ([{"model": "o", "pool": "p"}, {"model": "x", "pool": "with-any"}, {"model": "y", "fallback_models": ["z"]}], {}, {}),
+        (
+            [{"model": "nn", "pool": "p"}],
+            {},
+            {"routes[0].model": "'nn' (did you mean \"n\"?); allowed: a model that an account of"},
+        ),
+        (
+            [{"model": "own", "pool": "q"}],
+            {},
+            {"routes[0].model": "'own'; allowed: a model that an account of the pool \"q\" offers"},
+        ),
+        # a name that only its fallback models serve
+        ([{"model": "any-of-them", "pool": "p", "fallback_models": ["n", "m"]}], {}, {}),
+        # a fallback model goes where its own route leads, else to all accounts
+        ([{"model": "m", "pool": "p", "fallback_models": ["x"]}], {}, {}),
+        (
+            [{"model": "m", "pool": "p", "fallback_models": ["x"]}, {"model": "x", "pool": "q"}],
+            {},
+            {"routes[1].model": "'x'; allowed"},
+        ),
+        (
+            [{"model": "m", "pool": "p", "fallback_models": ["n", "x"]}, {"model": "y"}],
+            {"accounts": MODELS["accounts"][:2], "pools": MODELS["pools"][:2]},
+            {
+                "routes[0].fallback_models[1]": "'x'; allowed: a model that an account of the pool \"default\" offers",
+                "routes[1].model": "'y'; allowed",
+            },
+        ),
+        (
+            [{"model": "m", "pool": "p", "fallback_models": ["o", "n"]}],
+            {"pools": [*MODELS["pools"], {"name": "default", "tiers": [["a"]]}]},
+            {"routes[0].fallback_models[0]": "'o'; allowed: a model that an account of the pool \"default\" offers"},
+        ),
+    ],
+)
+def test_a_model_that_nobody_offers_has_no_route(routes, more, expected):
+    """Where that is sure: an account without a table of models offers every one."""
+    document = {**MODELS, **more, "routes": routes}
+    found = faults_of(document) if expected else BalancerConfig.parse(document) and {}
+    assert set(found) == set(expected)
+    for path, text in expected.items():
+        assert found[path].startswith(f"{path}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "paths"),
+    [
+        ({"accounts": [account("a", models="m")]}, {"accounts[0].models"}),
+        ({"accounts": [account("a", models=["m"]), {"models": ["x"]}]}, {"accounts[1].name"}),
+        ({"accounts": [account("a", models=["m"])], "pools": [{"name": "p", "tiers": [["a", "b"]]}]}, {"pools[0].tiers[0][1]"}),
+        ({"accounts": [account("a", models=["m"])], "pools": [{"name": "p", "tiers": [["a", ""]]}]}, {"pools[0].tiers[0][1]"}),
+        ({"accounts": [account("a", models=["m"])], "pools": [{"name": "p", "tiers": [["@p"]]}]}, {"pools[0].tiers[0][0]"}),
+        ({"accounts": [account("a", models=["m"])], "pools": [{"name": "p", "tiers": 3}]}, {"pools[0].tiers"}),
+    ],
+)
+def test_what_others_may_offer_is_not_judged(wrong, paths):
+    """Where a slip hides what an account offers, or who is meant, the route is not at fault."""
+    routes = [{"model": "x", **({"pool": "p"} if "pools" in wrong else {})}]
+    found = set(faults_of({**wrong, "routes": routes}))
+    assert found - {"routes[0].model"} == paths
+    assert ("routes[0].model" in found) == (paths == {"pools[0].tiers[0][0]"})  # a circle hides nobody
+
+
 def test_a_faulty_part_is_still_known_by_name():
     """Who names an account or a pool that is wrong in itself is not at fault."""
     document = {
@@ -327,6 +447,9 @@ def test_no_key_is_shown():
     """Neither the text nor the tree of a configuration holds a key in the clear."""
     config = BalancerConfig([account(key=KEY, headers={"X-Token": KEY}, params={"token": KEY})])
     assert KEY not in repr(config)
+    assert KEY not in str(attrs.asdict(config)) + str(attrs.astuple(config)) + str(attrs.asdict(config, recurse=False))
+    assert config.accounts[0].headers == {"X-Token": Secret(KEY)}
+    assert BalancerConfig(config.accounts) == config
     assert KEY not in str(config)
     assert KEY not in repr(attrs.asdict(BalancerConfig([account(key=KEY)])))
 

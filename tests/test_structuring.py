@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import httpx
 import pytest
 
 from balancer.core.health import HealthSettings
@@ -39,14 +40,26 @@ BAD_ACCOUNTS = [
     (account(base_url=f"https://u:{KEY}@x/v1"), "base_url: a user or password in the address; allowed"),
     (account(base_url=f"https://x/v1?key={KEY}"), "base_url: a query (params are sent with every request); allowed"),
     (account(base_url="https://x/v1#f"), "base_url: 'https://x/v1#f': a fragment"),
-    (account(base_url="https://x/v1/../v2"), "base_url: 'https://x/v1/../v2': a path with .. or an encoded slash"),
-    (account(base_url="https://x/%252e%2e/"), "base_url: 'https://x/%252e%2e/': a path with .. or an encoded slash"),
-    (account(base_url="https://x/a%2Fb"), "base_url: 'https://x/a%2Fb': a path with .. or an encoded slash"),
+    (account(base_url="https://x/v1/../v2"), "base_url: 'https://x/v1/../v2': a path with dot segments"),
+    (account(base_url="https://x/%252e%2e/"), "base_url: 'https://x/%252e%2e/': a path with dot segments"),
+    (account(base_url="https://x/a%2Fb"), "base_url: 'https://x/a%2Fb': a path with an encoded slash"),
     (account(base_url="https://x:99999/"), "base_url: 'https://x:99999/': a host or port that is none"),
     (account(base_url="https://[::1/"), "base_url: 'https://[::1/': a host or port that is none"),
     (account(base_url="https://x\n.y/"), "base_url: 'https://x\\n.y/': a character that no address may have"),
     (account(base_url=["https://x"]), "base_url: a list; allowed: a text"),
+    (
+        account(base_url="http://h/v1/{deployment}"),
+        "base_url: 'http://h/v1/{deployment}': a path with characters that no path may",
+    ),
+    (
+        account(base_url=f"ftp://u:{KEY}@x/../"),
+        "base_url: a scheme other than http and https, a user or password in the address, a pa",
+    ),
+    (account(base_url="x" * 3000), f"base_url: '{'x' * 56}...: more than 2048 characters"),
     (account(host="a b"), "host: 'a b'; allowed: a host name"),
+    (account(host="h:99999"), "host: 'h:99999'; allowed: a host name"),
+    (account(transport=5), "transport: a number; allowed: an httpx.AsyncBaseTransport, made in code"),
+    (account(transport=httpx.MockTransport), "transport: a type; allowed: an httpx.AsyncBaseTransport"),
     (account(key=f"{KEY}\n{KEY}"), "key: a value that cannot be sent; allowed"),
     (account(key=KEY + " "), "key: a value with space around it"),
     (account(key=[KEY, KEY + "\n"]), "key[1]: a value with space around it"),
@@ -68,11 +81,16 @@ BAD_ACCOUNTS = [
     (account(headers={"X-Y": KEY + "\r\n"}), "headers.X-Y: a value that cannot be sent; allowed"),
     (account(headers={"X Y": KEY}), "headers['X Y']: a name that cannot be sent; allowed"),
     (account(headers={"Content-Length": "3"}), "headers.Content-Length: a name that cannot be set; allowed"),
+    (account(headers={"accept-encoding": KEY}), "headers.accept-encoding: a name that cannot be set; allowed"),
     (account(headers=KEY), "headers: a text; allowed: a table"),
+    (account(headers={"X-Y": Secret(KEY + "\n")}), "headers.X-Y: a value that cannot be sent; allowed"),
+    (account(key=Secret(KEY + "\n")), "key: a value with space around it"),
+    (account(key=Secret(KEY + "\n" + KEY)), "key: a value that cannot be sent"),
     (account(params={"p": 3}), "params.p: a number; allowed"),
     (account(auth="basic"), "auth: 'basic'; allowed: \"bearer\", or { header"),
     (account(auth={"header": "X-Y", "key": KEY}), "auth.key: unknown key; allowed: header"),
     (account(auth={"header": "Host"}), "auth.header: 'Host'; allowed: the name of a header"),
+    (account(auth={"header": "Accept-Encoding"}), "auth.header: 'Accept-Encoding'; allowed: the name of a header"),
     (account(auth={"header": ["x"]}), "auth: {'header': ['x']}; allowed: \"bearer\", or { header"),
     (account(allow_headers=["ok", "not ok"]), "allow_headers[1]: 'not ok'; allowed: the name of a header"),
     (account(tags="a"), "tags: 'a'; allowed: a list of texts"),
@@ -115,6 +133,21 @@ def test_every_fault_of_a_table():
         "x",
         "key_env",
         "base_url",
+    ]
+
+
+def test_every_fault_of_the_headers():
+    """Of each name and each value, those that the transport sets included."""
+    with pytest.raises(ConfigError) as caught:
+        structure(Account, account(headers={"Host": "x", "A B": KEY + "\n", "TE": "é", "X": KEY, "Y": 3}))
+    told = [str(fault).partition(";")[0] for fault in caught.value.faults]
+    assert sorted(told) == [
+        "headers.Host: a name that cannot be set",
+        "headers.TE: a name that cannot be set",
+        "headers.TE: a value that cannot be sent",
+        "headers.Y: a number",
+        "headers['A B']: a name that cannot be sent",
+        "headers['A B']: a value that cannot be sent",
     ]
 
 

@@ -6,14 +6,15 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from balancer.cli.console import ConfigFile, Json, console_for, print_faults, print_json, table_of
+from balancer.cli.console import Json, console_for, print_faults, print_json, table_of
 from balancer.cli.rates import counting_text, limits_table, rate_text
 from balancer.config import BalancerConfig, LiteralKeyWarning
 from balancer.core.limits import Limits, Presets, Terms
@@ -29,7 +30,11 @@ _LISTED = ("accounts", "pools", "routes", "tenants", "shared_limits")
 _PARTS = ("hedge", "retry", "health")
 
 
-def check(file: ConfigFile, /, *, as_json: Json = False) -> int:
+# A file that is not there is told as any other fault is, so the command line does not look for it.
+Checked = Annotated[Path, Parameter(help="The configuration, a TOML file.")]
+
+
+def check(file: Checked, /, *, as_json: Json = False) -> int:
     """Check a configuration: print every fault of it (exit code 1), or what was understood.
 
     Keys are looked for where the file says, and never shown.

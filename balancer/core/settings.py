@@ -50,12 +50,16 @@ def _names(given: object) -> Mapping[str, str] | None:
     raise ConfigError([Fault("", shown(cast("object", given)), allowed)])
 
 
+def revealed(given: object) -> object:
+    """The text of a `Secret`, anything else as it is: a credential is held to the same in either form."""
+    return given.reveal() if isinstance(given, Secret) else given
+
+
 def read_secret(given: object) -> Secret:
     """One credential. Raises `ConfigError`, which does not show it."""
-    if isinstance(given, Secret):
-        return given
-    if isinstance(given, str) and given and given.isascii() and given.isprintable():
-        return Secret(given)
+    text = revealed(given)
+    if isinstance(text, str) and text and text.isascii() and text.isprintable():
+        return given if isinstance(given, Secret) else Secret(text)
     raise ConfigError([Fault("", "a value that cannot be sent", "a text of printable ASCII characters")])
 
 
@@ -87,7 +91,7 @@ def _auth(given: object) -> str | Mapping[str, str]:
     if isinstance(given, Mapping):
         table = cast("Mapping[object, object]", given)
         name = table.get("header")
-        if set(table) == {"header"} and isinstance(name, str) and _HEADER_NAME.fullmatch(name):
+        if set(table) == {"header"} and isinstance(name, str) and HEADER_NAME.fullmatch(name):
             return {"header": name}
     # A credential written here is a likely slip; a word of letters is none.
     hidden = isinstance(given, str) and not (len(given) <= 20 and given.isalpha())
@@ -95,18 +99,19 @@ def _auth(given: object) -> str | Mapping[str, str]:
     raise ConfigError([Fault("", problem, '"bearer", or { header = "X-Api-Key" }')])
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
+HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?", re.ASCII)
 
 
-def _headers(given: object) -> Mapping[str, str]:
+def _sent(given: object) -> Mapping[str, Secret]:
+    """`headers` and `params`: any of the values may be a credential, so each of them is kept as one."""
     if isinstance(given, Mapping):
-        table = cast("Mapping[object, object]", given)
+        texts = {key: revealed(value) for key, value in cast("Mapping[object, object]", given).items()}
         if all(
-            isinstance(key, str) and _HEADER_NAME.fullmatch(key) and isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
-            for key, value in table.items()
+            isinstance(key, str) and HEADER_NAME.fullmatch(key) and isinstance(text, str) and HEADER_VALUE.fullmatch(text)
+            for key, text in texts.items()
         ):
-            return dict(cast("Mapping[str, str]", table))
+            return {key: Secret(text) for key, text in cast("Mapping[str, str]", texts).items()}
     raise ConfigError([Fault("", "a table with a name or value that no header may have", "a table from header name to text")])
 
 
@@ -124,11 +129,6 @@ def _tiers(given: object) -> tuple[tuple[str, ...], ...]:
     raise ConfigError([Fault("", shown(given), "a list of tiers, each a list of names")])
 
 
-def _keys(table: Mapping[str, str]) -> str:
-    """The names in a table whose values may be credentials."""
-    return f"<{', '.join(table)}>"
-
-
 @attrs.frozen
 class Account:
     """One quota owner at one backend.
@@ -143,7 +143,7 @@ class Account:
         models: the model names it offers, mapped to its own; absent: every model under its own name.
         weight: share of the traffic against other accounts, >= 0; 0: only when no other can.
         limits: what it may take.
-        headers: sent with every request; the values may be credentials and are never shown.
+        headers: sent with every request, texts by name; the values may be credentials and are kept like one, never shown.
         params: added to the query of every request; never shown either.
         auth: how the credential is sent: `""` as the provider does, `"bearer"`, or `{"header": name}`.
         host: the name to send as `Host` and to verify in TLS, where it differs from the address in `base_url`.
@@ -162,12 +162,8 @@ class Account:
     models: Mapping[str, str] | None = attrs.field(hash=False, default=None, converter=_under("models", _names))
     weight: float = setting(1.0, kind=float, low=0.0, high=1e9)
     limits: Limits = attrs.field(factory=Limits, converter=_under("limits", Limits.parse))
-    headers: Mapping[str, str] = attrs.field(
-        hash=False, factory=dict[str, str], converter=_under("headers", _headers), repr=_keys
-    )
-    params: Mapping[str, str] = attrs.field(
-        hash=False, factory=dict[str, str], converter=_under("params", _headers), repr=_keys
-    )
+    headers: Mapping[str, Secret] = attrs.field(hash=False, factory=dict[str, Secret], converter=_under("headers", _sent))
+    params: Mapping[str, Secret] = attrs.field(hash=False, factory=dict[str, Secret], converter=_under("params", _sent))
     auth: str | Mapping[str, str] = attrs.field(hash=False, default="", converter=_under("auth", _auth))
     host: str | None = setting(None, kind=str, optional=True)
     tags: tuple[str, ...] = attrs.field(default=(), converter=_under("tags", _texts))

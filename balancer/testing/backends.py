@@ -16,7 +16,6 @@ from balancer.documents import ReadOnce, read_toml
 from balancer.errors import ConfigError, Fault
 from balancer.structuring import gathered, items_of
 from balancer.testing.mock import MockBackend, MockSettings, open_mocks
-from balancer.transports.link import check_addresses
 
 ConfigSource = BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -52,9 +51,6 @@ def read_config(given: ConfigSource) -> tuple[BalancerConfig, dict[str, MockSett
         if told.get("provider") == "mock" and isinstance(told.get("mock", {}), Mapping | None):
             with gathered(faults, f"accounts[{place}].mock"):
                 settings[str(told.get("name"))] = MockSettings.parse(told.get("mock") or {})
-    if configs:
-        with gathered(faults):
-            check_addresses([_spoken(account, settings) for account in configs[0].accounts])
     if faults:
         raise ConfigError(faults)
     return configs[0], settings
@@ -101,14 +97,6 @@ def _real(account: Account, place: int, backend: MockBackend) -> Account:
         key=account.key or accepted[0],
         mock=None,
     )
-
-
-def _spoken(account: Account, settings: Mapping[str, MockSettings]) -> Account:
-    """A mock account under the provider that its backend stands for; any other as it is."""
-    if account.provider != "mock":
-        return account
-    known = settings.get(account.name)
-    return attrs.evolve(account, provider=known.speaks if known else "openai")
 
 
 def _account_parts(given: ConfigSource) -> Sequence[object]:

@@ -11,8 +11,6 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlsplit
 
-from balancer.errors import ConfigError, Fault
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,7 +42,12 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?:2F|5C|[01][0-9A-F]|7F)")
 _QUERY = re.compile(rb"[!-\"$-~]*")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253})(?::[0-9]{1,5})?")
+_NESTED_ESCAPE = re.compile(rb"%(?:25)+(?=[0-9A-Fa-f]{2})")
+_ADDRESS = re.compile(r"[!-\[\]-~]*")
+_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
+_MOST_ADDRESS = 2048
+_MOST_HOST = 254  # what DNS resolves at most, with the dot of the root
 _REMEMBERED = 256  # header names whose treatment is kept; a caller that invents names costs time, not memory
 
 
@@ -80,33 +83,29 @@ class AccountAddress:
         treatments: what was decided per header name, for LLM dialects (`True`) and plain HTTP (`False`).
 
     Args:
-        account: whose address, keys, `headers`, `params`, `auth`, `host` and `allow_headers` count.
+        account: whose address, keys, `headers`, `params`, `auth`, `host` and `allow_headers` count; one of a checked
+            configuration.
         provider: whose default address, credential header and extra headers count where the account says nothing else.
-
-    Raises:
-        ConfigError: an address or header that no request may have.
     """
 
     def __init__(self, account: Account, provider: Provider) -> None:
-        base_url = account.base_url or provider.base_url or ""
-        self.scheme, self.host, self.port, self._base_path = _origin_and_path(base_url)
-        if account.host is not None and not _HOST.fullmatch(account.host):
-            raise ConfigError([Fault("host", "not a host name", "a name, with :port where needed")])
+        parts = urlsplit(account.base_url or provider.base_url or "")
+        name, usual = parts.hostname or "", 443 if parts.scheme == "https" else 80
+        self.scheme, self.host, self.port = parts.scheme.encode(), name.encode(), parts.port or usual
+        self._base_path = _normalised(parts.path.encode() or b"/").rstrip(b"/")
         bracketed = b"[%b]" % self.host if b":" in self.host else self.host
-        usual = self.port == (443 if self.scheme == b"https" else 80)
-        self.host_header = account.host.encode() if account.host else bracketed if usual else b"%b:%d" % (bracketed, self.port)
-        self.server_name = account.host.partition(":")[0] if account.host else self.host.decode()
+        made = bracketed if self.port == usual else b"%b:%d" % (bracketed, self.port)
+        self.host_header = account.host.encode() if account.host else made
+        self.server_name = (account.host and urlsplit("//" + account.host).hostname) or name
         own = {name.lower().encode() for name in account.headers}
         if account.keys:
             own.add(provider.credential_header("", account.auth)[0])
-        if wrong := sorted(name.decode() for name in own if name in MADE_HERE):
-            raise ConfigError(Fault(f"headers.{name}", "made for each connection", "other headers") for name in wrong)
         self.own_headers = _own_headers(account, provider, account.keys[0] if account.keys else None)
         self.others = {key: _own_headers(account, provider, key) for key in account.keys[1:]}
         self._own_names = frozenset(own)
         self.defaults = tuple(pair for pair in provider.extra_headers if pair[0] not in own)
         self._params = "&".join(
-            f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in account.params.items()
+            f"{quote(name, safe='')}={quote(value.reveal(), safe='')}" for name, value in account.params.items()
         ).encode()
         self._param_names = frozenset(account.params)
         self._allowed = LLM_HEADERS | {name.lower().encode() for name in account.allow_headers}
@@ -149,7 +148,7 @@ class AccountAddress:
 
 
 def _own_headers(account: Account, provider: Provider, key: Secret | None) -> tuple[tuple[bytes, bytes], ...]:
-    own = {name.lower().encode(): value.encode() for name, value in account.headers.items()}
+    own = {name.lower().encode(): value.reveal().encode() for name, value in account.headers.items()}
     if key is not None:
         own |= [provider.credential_header(key.reveal(), account.auth)]
     return ((b"accept-encoding", b"identity"), *own.items())
@@ -250,22 +249,47 @@ def _param_name(pair: bytes) -> str:
     return unquote_plus(pair.partition(b"=")[0].decode("ascii"))
 
 
-def _origin_and_path(base_url: str) -> tuple[bytes, bytes, int, bytes]:
-    """Scheme, host, port and path of an account's address. Raises `ConfigError`."""
-    allowed = "http(s)://host[:port][/path], no user, query, fragment or dot segments"
+def address_problems(base_url: str) -> list[str]:
+    """Why no request can go to a text as an account's address: everything that is wrong with it, nothing if it is one."""
+    if len(base_url) > _MOST_ADDRESS:
+        return [f"more than {_MOST_ADDRESS} characters"]
+    if not _ADDRESS.fullmatch(base_url):  # what follows would drop some of them
+        return ["a character that no address may have"]
     try:
-        if not base_url.isascii() or not base_url.isprintable():
-            raise ValueError
         parts = urlsplit(base_url)
-        host, port = parts.hostname, parts.port
-        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or "?" in base_url or "#" in base_url:
-            raise ValueError
-        if ":" not in host and not _HOST.fullmatch(host):
-            raise ValueError
-        path = _normalised(parts.path.encode() or b"/").rstrip(b"/")
-        if path.startswith(b"//") or port == 0:
-            raise ValueError
     except ValueError:
-        # The text itself may hold a password.
-        raise ConfigError([Fault("base_url", "not an address that requests can go to", allowed)]) from None
-    return parts.scheme.encode(), host.encode(), port or (443 if parts.scheme == "https" else 80), path
+        return ["a host or port that is none"]
+    known = parts.scheme in ("http", "https")
+    problems = [] if known else ["a scheme other than http and https"]
+    _, user, host = parts.netloc.rpartition("@")
+    if user:
+        problems.append("a user or password in the address")
+    if host and not is_host(host):
+        problems.append("a host or port that is none")
+    elif known and not host:
+        problems.append("no host")
+    if parts.path.startswith("/"):
+        problems += _base_path_problems(parts.path.encode())
+    if "?" in base_url:
+        problems.append("a query (params are sent with every request)")
+    if "#" in base_url:
+        problems.append("a fragment")
+    return problems
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is a host's name or number, with a port or without: what an address and a `Host` header may say."""
+    try:
+        parts = urlsplit("//" + text)
+        return bool(_HOST.fullmatch(text)) and len(parts.hostname or "") <= _MOST_HOST and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _base_path_problems(path: bytes) -> list[str]:
+    try:
+        normal = _normalised(path)
+        _normalised(_NESTED_ESCAPE.sub(b"%", normal))  # what a backend that decodes twice would read
+    except BadPath as error:
+        return [str(error)]
+    return ["a path that begins with two slashes"] if normal.startswith(b"//") else []

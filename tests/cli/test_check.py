@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from balancer.cli.app import app
 from balancer.cli.check import check
 from balancer.core.limits import Limits
 
@@ -66,6 +67,8 @@ provider = "mock"
 mock = { latency = "slow", limits = { shared = ["organisation"] } }
 [[accounts]]
 name = "c"
+base_url = "https://c.test/v1/{deployment}"
+headers = { accept-encoding = "gzip" }
 models = ["small"]
 limits = { models = { smal = { requests = "5/min" } }, shared = ["organization"], requests = { amount = 5, per = "month" } }
 [[accounts]]
@@ -78,12 +81,26 @@ requests = [
   { amount = 5, per = "month", busrt = 9 },
   { amount = 5, per = "year" },
 ]
+[[pools]]
+name = "chat"
+tiers = [["c"]]
+[[pools]]
+name = "default"
+tiers = [["c"]]
+[[routes]]
+model = "unknown"
+pool = "chat"
+fallback_models = ["smal"]
+[balancer]
+max_waiting = -1
 """
 FAULTS = """
 accounts[0].limits.concurrency: 0; allowed: a whole number from 1
 accounts[0].wieght: unknown key (did you mean "weight"?); allowed: name,
 accounts[1].mock.latency: a text; allowed:
 accounts[1].mock.limits.shared: ['organisation']; allowed: nothing: a mock backend counts its own limits only
+accounts[2].base_url: 'https://c.test/v1/{deployment}': a path with characters that no path may have; allowed: http://
+accounts[2].headers.accept-encoding: a name that cannot be set; allowed: any other header: the transport sets this one
 accounts[2].limits.models.smal: 'smal' (did you mean "small"?); allowed: a model that the account offers
 accounts[2].limits.shared[0]: 'organization' (did you mean "organisation"?); allowed: a name from [shared_limits]
 accounts[3].limits.requests[0].zone: 'Mars'; allowed: a name of the IANA time zone database, such as "America/Los_Angeles"
@@ -91,6 +108,9 @@ accounts[3].limits.requests[1].window: 'calendar'; allowed: a rate per "day" or 
 accounts[3].limits.requests[2].burst: 9; allowed: at most 5, the amount per 60 s
 accounts[3].limits.requests[3].busrt: unknown key; allowed: amount, per, window, burst,
 accounts[3].limits.requests[4].per: 'year'; allowed: a number above 0
+balancer.max_waiting: -1; allowed: a whole number from 0
+routes[0].fallback_models[0]: 'smal' (did you mean "small"?); allowed: a model that an account of the pool "default" offers
+routes[0].model: 'unknown'; allowed: a model that an account of the pool "chat" offers
 shared_limits.organisation.requests: '5/fortnight'; allowed: "500/min" (second, min, hour, day, month)
 """
 
@@ -211,6 +231,26 @@ def test_every_fault_is_printed(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
     assert len(told["faults"]) == len(expected)
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path, monkeypatch, capsys, name):
+    """Told as any other is: one JSON document, or lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        app(["check", name, "--json"])
+    assert ended.value.code == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    (fault,) = told["faults"]
+    assert fault["path"] == ""
+    assert fault["given"].startswith(f"{name}: ")
+    with pytest.raises(SystemExit) as ended:
+        app(["check", name])
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert fault["given"] in err
 
 
 def test_a_file_that_is_no_toml_is_a_fault(tmp_path, capsys):
