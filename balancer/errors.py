@@ -28,10 +28,11 @@ class BalancerError(Exception):
 
 
 class Saturated(BalancerError):
-    """Refused before queueing: `max_waiting` tickets wait already.
+    """Refused before queueing: `max_waiting` tickets wait already. It says of a few accounts why they cannot take the call now.
 
     Attributes:
-        retry_at: trio time before which a new attempt cannot work; `inf` if no such time is known.
+        retry_at: trio time before which a new attempt cannot work; that of the refusal where only the end of a running attempt is
+            awaited, which nobody knows.
     """
 
     def __init__(self, message: str, *, retry_at: float, decision: Decision | None = None) -> None:
@@ -40,10 +41,11 @@ class Saturated(BalancerError):
 
 
 class DeadlineUnreachable(BalancerError):
-    """No account can take the call before the call has to end.
+    """No account can take the call before the call has to end. It says of a few accounts why they cannot take it now.
 
     Attributes:
-        retry_at: the earliest trio time at which an account could take it.
+        retry_at: the earliest trio time at which an account could take it; that of the refusal where only the end of a running
+            attempt is awaited, which nobody knows.
     """
 
     def __init__(self, message: str, *, retry_at: float, decision: Decision | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -25,6 +25,7 @@ from balancer.core.call import Call
 from balancer.core.ledger import Ledger
 from balancer.core.line import Line
 from balancer.core.outcome import Evidence, Served
+from balancer.core.setting import shown
 from balancer.core.settings import Account
 from balancer.core.snapshot import AccountSnapshot
 from balancer.core.tenants import Tenants
@@ -37,7 +38,7 @@ from balancer.errors import Closed, ConfigError, Fault
 from balancer.providers.provider import common_counting, get_provider
 from balancer.routing.table import TableRouter
 from balancer.selection import make_selector
-from balancer.transports.link import AccountLink, check_addresses
+from balancer.transports.link import AccountLink
 from balancer.transports.seams import Seam, httpx2_transport, httpx_transport
 
 if TYPE_CHECKING:
@@ -48,10 +49,14 @@ T = TypeVar("T")
 HEDGE_BURST = 1.0
 """Hedges allowed at the start, before calls have earned any: the first slow call may be rescued."""
 
+KEPT = 64
+"""Removed accounts, and limits that were shared, whose state is kept for their return: what was charged of a month counts for a
+month, and what an account has learned is worth more than its few kilobytes."""
+
 
 @attrs.frozen
 class Totals:
-    """Sums since the start.
+    """Sums since the start, those of accounts that are no longer configured among them.
 
     Attributes:
         calls: calls that were begun.
@@ -95,7 +100,8 @@ class BalancerNursery:
         self._shared = self._shared_ledgers(config, {})
         self._rng = random.Random(config.seed)
         self._supervisors: dict[str, Supervisor] = {}
-        self._retired: list[Supervisor] = []
+        self._removed: list[Supervisor] = []  # for their return, the longest gone first
+        self._forgotten = Totals(0, 0, 0, 0)
         self._settled = trio.Event()
         self._dispatcher = Dispatcher(
             placer=Placer(make_selector(config.selector), random.Random(self._rng.random())),
@@ -128,8 +134,11 @@ class BalancerNursery:
 
         Returning is `Served`, charged as reserved unless `lease.report(usage=...)` was called. `AttemptFailed(outcome)` says
         outright how it ended; an exception with a `.response` is classified by the provider; transport errors of httpx and
-        httpx2, `OSError` and `trio.TooSlowError` are failures of the backend; anything else is yours: re-raised unchanged at
-        once, no failover, no blame. `attempt` may run more than once, and at once only for `Call(hedgeable=True)`.
+        httpx2, `OSError` of the network and `trio.TooSlowError` are failures of the backend, and so is the `APIConnectionError`
+        that the SDKs of OpenAI, Anthropic and their like raise from one. Anything else is yours: re-raised unchanged at once, no
+        failover, no blame; a `PoolTimeout`, a request or URL that cannot be sent and the errors of files are. Where this machine
+        had no file or memory for a connection, the call fails and no account is blamed. `attempt` may run more than once, and at
+        once only for `Call(hedgeable=True)`.
 
         Args:
             call: what is asked. Its demand is reserved before the attempt.
@@ -137,7 +146,10 @@ class BalancerNursery:
 
         Raises:
             BalancerError: one of its children, with the decision.
+            TypeError: `call` is no `Call`.
         """
+        if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"run takes a Call, not {type(call).__name__}")
 
         async def perform(lease: Lease) -> T:
             value = await scoped(lease, attempt)
@@ -176,8 +188,9 @@ class BalancerNursery:
             ValueError: another library, or a mount that is no path.
             ImportError: httpx2 is not installed.
         """
-        if mount and (not mount.startswith("/") or mount.endswith("/")):
-            raise ValueError('mount is a path like "/v1", or ""')
+        is_text = isinstance(mount, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if mount != "" and not (is_text and mount.startswith("/") and not mount.endswith("/")):
+            raise ValueError(f'mount is a path like "/v1", or "": {shown(mount)}')
         seam = Seam(self._engine, mount, lambda: self._config.headers_timeout, self._speaks)
         match library:
             case "httpx":
@@ -185,7 +198,7 @@ class BalancerNursery:
             case "httpx2":
                 return httpx2_transport(seam)
             case _:
-                raise ValueError('library is "httpx" or "httpx2"')
+                raise ValueError(f'library is "httpx" or "httpx2": {shown(library)}')
 
     # -- state ------------------------------------------------------------------------------------------------------------
 
@@ -193,37 +206,36 @@ class BalancerNursery:
         """The accounts and queues as they are now."""
         now = trio.current_time()
         accounts = {name: supervisor.snapshot(now) for name, supervisor in self._supervisors.items()}
-        totals = Totals(
-            self._engine.calls,
-            sum(snapshot.served for snapshot in accounts.values()),
-            sum(snapshot.refused for snapshot in accounts.values()),
-            sum(snapshot.failed for snapshot in accounts.values()),
-        )
+        removed = [supervisor.snapshot(now) for supervisor in self._removed]
+        totals = _sum_up(self._engine.calls, [self._forgotten, *accounts.values(), *removed])
         return Statistics(MappingProxyType(accounts), self._dispatcher.waiting, self._in_flight(), totals)
 
     async def reconfigure(self, config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) -> None:
         """Use another configuration from now on. What is in flight, learned, charged and ejected stays as it is.
 
-        Attempts on an account that is no longer there end as they would have. Raises `ConfigError` and changes nothing.
+        Attempts on an account that is no longer there end as they would have. An account that comes back under its name, with its
+        provider and its address, goes on where it was, if it is among the last 64 that were removed; its keys may be others.
+
+        Raises:
+            ConfigError: it cannot be used; nothing has changed.
+            Closed: the balancer is closed.
         """
         new = _ready(config)
         if self._dispatcher.closed:
             raise Closed("the balancer is closed")
         same = new.selector == self._config.selector
         selector = self._dispatcher.placer.selector if same else make_selector(new.selector)
-        check_addresses(new.accounts)
         old, self._config = self._config, new
         self._shared = self._shared_ledgers(new, self._shared)
         providers = {account.name: account.provider for account in new.accounts}
         for supervisor in list(self._supervisors.values()):
             if providers.get(supervisor.name) != supervisor.account.provider:  # another provider is another account
-                del self._supervisors[supervisor.name]
-                supervisor.retire()
-                self._retired.append(supervisor)
+                self._remove(supervisor)
         done: list[trio.Event] = []
         for account in new.accounts:
             if (supervisor := self._supervisors.get(account.name)) is None:
-                self._nursery.start_soon(self._add(account).run, name=f"balancer supervisor {account.name}")
+                if not self._bring_back(account):
+                    self._start(self._add(account))
             else:
                 done.append(supervisor.reconfigure(account, new.health, new.idle_timeout, self._shared_lines(account)))
         if new.retry != old.retry:
@@ -235,6 +247,7 @@ class BalancerNursery:
         engine.max_attempts, engine.max_wait_for = new.max_attempts, new.max_wait_for
         self._dialects = self._spoken()
         self._dispatcher.reconfigure(self._pools(new), selector, new.max_waiting, new.tenants, new.max_waiting_per_tenant)
+        self._forget()
         for event in done:  # all has been told by now: who is cancelled here leaves nothing half done
             await event.wait()
 
@@ -243,7 +256,7 @@ class BalancerNursery:
     def start(self) -> None:
         """Start the actors."""
         for supervisor in self._supervisors.values():
-            self._nursery.start_soon(supervisor.run, name=f"balancer supervisor {supervisor.name}")
+            self._start(supervisor)
         self._nursery.start_soon(self._dispatcher.run, name="balancer dispatcher")
         logs.info("balancer.nursery_started", accounts=list(self._supervisors))
 
@@ -258,7 +271,7 @@ class BalancerNursery:
     def close(self) -> None:
         """End every call and every connection, at once and synchronously."""
         self._dispatcher.close()
-        for supervisor in (*self._supervisors.values(), *self._retired):
+        for supervisor in (*self._supervisors.values(), *self._removed):
             supervisor.abort()
         logs.info("balancer.nursery_closed", calls=self._engine.calls)
 
@@ -280,9 +293,41 @@ class BalancerNursery:
         link.changed = supervisor.link_changed
         return supervisor
 
+    def _start(self, supervisor: Supervisor) -> None:
+        self._nursery.start_soon(supervisor.run, name=f"balancer supervisor {supervisor.name}")
+
+    def _remove(self, supervisor: Supervisor) -> None:
+        del self._supervisors[supervisor.name]
+        supervisor.retire()
+        self._removed.append(supervisor)
+
+    def _bring_back(self, account: Account) -> bool:
+        """Whether the account was removed before and goes on now."""
+        owner = _quota_owner(account)
+        supervisor = next((gone for gone in reversed(self._removed) if _quota_owner(gone.account) == owner), None)
+        if supervisor is None:
+            return False
+        self._removed.remove(supervisor)
+        self._supervisors[account.name] = supervisor
+        if supervisor.ended:
+            supervisor.link = link = AccountLink(account)
+            link.changed = supervisor.link_changed
+            self._start(supervisor)
+        supervisor.revive(account, self._config.health, self._config.idle_timeout, self._shared_lines(account))
+        return True
+
+    def _forget(self) -> None:
+        """Keep the last of the removed accounts, and what is still in flight on any."""
+        now = trio.current_time()
+        for supervisor in self._removed[:-KEPT]:
+            if not supervisor.in_flight:
+                self._removed.remove(supervisor)
+                self._forgotten = _sum_up(0, [self._forgotten, supervisor.snapshot(now)])
+
     def _shared_ledgers(self, config: BalancerConfig, old: Mapping[str, Ledger]) -> dict[str, Ledger]:
-        """What accounts share, counted as their provider counts; what was charged is kept."""
-        ledgers: dict[str, Ledger] = {}
+        """What accounts share, counted as their provider counts; what was charged is kept, also of what nobody shares for now."""
+        gone = [(name, ledger) for name, ledger in old.items() if name not in config.shared_limits]
+        ledgers = dict(gone[-KEPT:])
         for name, limits in config.shared_limits.items():
             presets = common_counting(account.provider for account in config.accounts if name in account.limits.shared)
             if (ledger := old.get(name)) is None:
@@ -308,8 +353,7 @@ class BalancerNursery:
         }
 
     def _in_flight(self) -> int:
-        self._retired = [supervisor for supervisor in self._retired if supervisor.in_flight]
-        return sum(supervisor.in_flight for supervisor in (*self._supervisors.values(), *self._retired))
+        return sum(supervisor.in_flight for supervisor in (*self._supervisors.values(), *self._removed))
 
     def _spoken(self) -> frozenset[str]:
         return frozenset(dialect for supervisor in self._supervisors.values() for dialect in supervisor.dialects)
@@ -337,7 +381,6 @@ async def open_balancer(
         BalancerError: an actor failed three times in a minute.
     """
     ready = _ready(config)
-    check_addresses(ready.accounts)
     raised: Exception | None = None
     with Unwrapped():
         async with trio.open_nursery() as nursery:
@@ -369,6 +412,18 @@ def _ready(config: BalancerConfig | Mapping[str, Any] | str | os.PathLike[str]) 
     if faults:
         raise ConfigError(faults)
     return ready
+
+
+def _quota_owner(account: Account) -> tuple[str, str, str]:
+    """Whose quota an account is: its keys may change."""
+    base_url = account.base_url or get_provider(account.provider).base_url or ""
+    return account.name, account.provider, base_url.rstrip("/")
+
+
+def _sum_up(calls: int, parts: Sequence[Totals | AccountSnapshot]) -> Totals:
+    return Totals(
+        calls, sum(part.served for part in parts), sum(part.refused for part in parts), sum(part.failed for part in parts)
+    )
 
 
 def _retry_budget(config: BalancerConfig) -> Budget:

@@ -16,6 +16,7 @@ from balancer import (
     Call,
     Closed,
     ConfigError,
+    DeadlineUnreachable,
     Demand,
     Faulted,
     NoAccount,
@@ -452,6 +453,163 @@ async def test_another_provider_is_another_account(balancing, autojump_clock):
         await balancer.reconfigure(balancing.config({"name": "a", "provider": "http"}))
         await trio.testing.wait_all_tasks_blocked()
         assert not balancer.statistics().accounts["a"].dialects
+
+
+LIMITED = {"limits": {"requests": {"amount": 10, "per": 60.0}, "window": "sliding"}}
+
+
+async def served_at_once(balancer, limit=100):
+    """How many calls each account takes now."""
+    counts = {}
+    with contextlib.suppress(DeadlineUnreachable), trio.fail_after(1.0):
+        for _ in range(limit):
+            name = await balancer.run(Call(), ScriptedBackend().attempt)
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize("away", [0.0, 20.0])
+async def test_an_account_that_comes_back_goes_on_where_it_was(away, balancing, autojump_clock):
+    """Its window stays used, under another key as well; what is charged there by nobody refills as ever."""
+    a, b = {"name": "a", "key": "old", **LIMITED}, {"name": "b", **LIMITED}
+    async with balancing(a, b) as balancer:
+        assert await served_at_once(balancer) == {"a": 10, "b": 10}
+        await balancer.reconfigure(balancing.config(b))
+        await trio.sleep(away)
+        await balancer.reconfigure(balancing.config({**a, "key": "new"}, b))
+        assert await served_at_once(balancer) == {}
+        await trio.sleep(61.0 - away)
+        keys = set()
+
+        async def attempt(lease):
+            keys.add((lease.account.name, lease.credential.reveal()))
+
+        for _ in range(20):
+            await balancer.run(Call(), attempt)
+        assert keys == {("a", "new"), ("b", "")}
+
+
+async def test_who_comes_back_is_as_ill_as_it_was(balancing, autojump_clock):
+    """An ejection is served out; the settings of health are the new ones."""
+    settings = {"health": {"consecutive_faults": 1}, "max_attempts": 1}
+    async with balancing("a", **settings) as balancer:
+        with pytest.raises(AttemptsFailed):
+            await balancer.run(Call(), ScriptedBackend(default=Reply(end=Faulted("down"))).attempt)
+        await balancer.reconfigure(balancing.config("b"))
+        await balancer.reconfigure(balancing.config("a", "b", health={"consecutive_faults": 9}))
+        assert balancer.statistics().accounts["a"].state == "ejected"
+        assert balancer._supervisors["a"].health.consecutive_faults == 9
+
+
+async def test_an_account_comes_back_while_an_attempt_on_it_runs(balancing, autojump_clock):
+    """The attempt counts toward its concurrency, and its end lets in who waits."""
+    backend = ScriptedBackend(default=Reply(10.0))
+    account = {"name": "a", "limits": ONE_AT_A_TIME}
+    async with balancing(account) as balancer, trio.open_nursery() as nursery:
+        first = Caller(nursery, balancer, backend.attempt)
+        await trio.sleep(1.0)
+        await balancer.reconfigure(balancing.config("b"))
+        await trio.sleep(1.0)
+        await balancer.reconfigure(balancing.config(account))
+        start = trio.current_time()
+        assert balancer.statistics().in_flight == balancer.statistics().accounts["a"].in_flight == 1
+        await balancer.run(Call(), ScriptedBackend().attempt)
+        assert trio.current_time() == start + 8.0
+        assert first.end == "a"
+
+
+async def test_another_address_is_another_account(balancing, autojump_clock):
+    """It begins anew; the one of before is still known when its address comes back."""
+    here, there = {"name": "a", **LIMITED}, {"name": "a", **LIMITED, "base_url": "http://elsewhere.test/v1"}
+    async with balancing(here) as balancer:
+        assert await served_at_once(balancer) == {"a": 10}
+        for account, room in ((there, {"a": 10}), (here, {}), (there, {})):
+            await balancer.reconfigure(balancing.config("b"))
+            await balancer.reconfigure(balancing.config(account))
+            assert await served_at_once(balancer) == room
+
+
+async def test_a_shared_limit_that_comes_back_is_as_used_as_it_was(balancing, autojump_clock):
+    """Even if nobody shared it meanwhile, and the account that does is another."""
+    shared = {"shared_limits": {"team": LIMITED["limits"]}}
+    sharing = {"limits": {"shared": ["team"]}}
+    async with balancing({"name": "a", **sharing}, **shared) as balancer:
+        assert await served_at_once(balancer) == {"a": 10}
+        await balancer.reconfigure(balancing.config("b"))
+        await balancer.reconfigure(balancing.config({"name": "c", **sharing}, **shared))
+        assert await served_at_once(balancer) == {}
+
+
+async def test_a_returned_account_is_reached_over_new_connections(balancing, autojump_clock):
+    """Those of before its removal were closed with it."""
+    backend = ScriptedTransport([HTTPReply(200)])
+    account = Account("a", provider="http", base_url="http://a.test", transport=backend)
+    async with balancing(account) as balancer, httpx.AsyncClient(transport=balancer.transport()) as client:
+        for _ in range(2):
+            assert (await client.get("http://balancer/v1/x")).status_code == 200
+            before = balancer._supervisors["a"].link
+            await balancer.reconfigure(balancing.config("b"))
+            await trio.testing.wait_all_tasks_blocked()
+            await balancer.reconfigure(balancing.config(account))
+            assert balancer._supervisors["a"].link is not before
+    assert len(backend.requests) == 2
+
+
+async def test_few_removed_accounts_are_kept(balancing_once, autojump_clock):
+    """The last of them; of the others the sums alone, and those on which attempts run."""
+    backend = ScriptedBackend(default=Reply(500.0))
+    async with balancing_once({"name": "busy"}) as balancer, trio.open_nursery() as nursery:
+        caller = Caller(nursery, balancer, backend.attempt)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(100):
+            await balancer.reconfigure(balancing_once.config({"name": str(number), **LIMITED}))
+            await served_at_once(balancer)
+        assert len(balancer._removed) == 65
+        assert balancer.statistics().totals.served == 1000
+        assert balancer.statistics().in_flight == 1
+        for number, room in ((98, {}), (0, {"0": 10})):
+            await balancer.reconfigure(balancing_once.config({"name": str(number), **LIMITED}))
+            assert await served_at_once(balancer) == room
+        await trio.sleep(501.0)
+        assert caller.end == "busy"
+        assert balancer.statistics().totals.served == 1011
+
+
+async def test_totals_never_go_back(balancing, autojump_clock):
+    """They hold what was served by accounts that are gone, and by those that went on to the end of an attempt."""
+    async with balancing("a", "b") as balancer, trio.open_nursery() as nursery:
+        for _ in range(4):
+            await balancer.run(Call(), ScriptedBackend().attempt)
+        nursery.start_soon(balancer.run, Call(), ScriptedBackend(default=Reply(10.0)).attempt)
+        await trio.testing.wait_all_tasks_blocked()
+        for names in ("b", "c", "a", "ab"):
+            await balancer.reconfigure(balancing.config(*names))
+            assert balancer.statistics().totals.served == 4
+        await balancer.reconfigure(balancing.config("c"))
+        await trio.sleep(11.0)
+        assert (balancer.statistics().totals.calls, balancer.statistics().totals.served) == (5, 5)
+
+
+async def test_what_is_no_call_is_named(balancing_once, autojump_clock):
+    """Where it is given, not deep inside; by `map` as the result."""
+    async with balancing_once("a") as balancer:
+        with pytest.raises(TypeError, match="run takes a Call, not str"):
+            await balancer.run("x", ScriptedBackend().attempt)
+        async with balancer.map([1, Call()], ScriptedBackend().attempt, limit=1) as results:
+            wrong, right = [result async for result in results]
+        assert isinstance(wrong.error, TypeError)
+        assert (right.value, right.error) == ("a", None)
+        assert balancer.statistics().totals.calls == 1
+
+
+@pytest.mark.parametrize("mount", [5, None, "v1", "/", "/v1/"])
+async def test_a_mount_that_is_no_path(mount, balancing_once, autojump_clock):
+    """What was given is shown beside what is allowed."""
+    async with balancing_once("a") as balancer:
+        with pytest.raises(ValueError, match=f'mount is a path like "/v1", or "": {mount!r}'):
+            balancer.transport(mount=mount)
+        with pytest.raises(ValueError, match='library is "httpx" or "httpx2": \'requests\''):
+            balancer.transport(library="requests")
 
 
 async def test_statistics_count(balancing, autojump_clock):

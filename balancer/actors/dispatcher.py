@@ -24,11 +24,11 @@ from balancer.actors.lease import Lease
 from balancer.actors.mailbox import Mailbox
 from balancer.actors.messages import DOORBELL, Doorbell, Ticket
 from balancer.actors.placing import Hold, Outlook, Placer, SelectorFailed
-from balancer.actors.refusals import Tiers, full, no_account, too_late
+from balancer.actors.refusals import Tiers, full, gives_way, no_account, too_late
 from balancer.actors.waiting import WaitingTickets
 from balancer.core.budget import Budget
 from balancer.core.outcome import Withdrawn
-from balancer.core.tenants import Tenants, TenantSettings
+from balancer.core.tenants import Tenant, Tenants, TenantSettings
 from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
@@ -181,7 +181,8 @@ class Dispatcher:
             self._failed(ticket, error)
 
     def _end_patience(self, ticket: Ticket, now: float) -> None:
-        self._refuse(ticket, too_late(self.placer.outlook(ticket, now).earliest, now))
+        outlook = self.placer.outlook(ticket, now)
+        self._refuse(ticket, too_late(ticket, self.placer.accounts(ticket), outlook.earliest, now, outlook.awaited))
 
     def _decide(self, ticket: Ticket, now: float) -> None:
         """A ticket has come, and nothing has changed for those that wait."""
@@ -213,7 +214,8 @@ class Dispatcher:
         """A waiting ticket's turn has come."""
         ticket.hold = None
         if self._ends_too_late(ticket, now):
-            self._end_patience(ticket, now)
+            earliest = self.placer.outlook(ticket, now).earliest
+            self._refuse(ticket, gives_way(ticket, self.placer.accounts(ticket), earliest, now))
             return
         first = not lane.blocked
         if first and (self._place_now(ticket, now) or not ticket.open):
@@ -281,12 +283,16 @@ class Dispatcher:
             return True
         waiting, tenant = self._waiting, self._waiting.tenant(ticket)
         if (retry_at := self._certainly_at(ticket, now)) > ticket.give_up_at:
-            self._refuse(ticket, too_late(retry_at, now))
+            self._refuse(ticket, too_late(ticket, self.placer.accounts(ticket), retry_at, now))
         elif waiting.count > self.max_waiting:
-            self._refuse(ticket, full(waiting.count - 1, None, max(now, self.placer.outlook(ticket, now).earliest)))
+            self._refuse_full(ticket, waiting.count - 1, None, now)
         elif tenant.waiting > tenant.max_waiting:
-            self._refuse(ticket, full(tenant.waiting - 1, tenant, max(now, self.placer.outlook(ticket, now).earliest)))
+            self._refuse_full(ticket, tenant.waiting - 1, tenant, now)
         return not ticket.waiting
+
+    def _refuse_full(self, ticket: Ticket, waiting: int, tenant: Tenant | None, now: float) -> None:
+        earliest = self.placer.outlook(ticket, now).earliest
+        self._refuse(ticket, full(ticket, self.placer.accounts(ticket), waiting, tenant, earliest, now))
 
     def _certainly_at(self, ticket: Ticket, now: float) -> float:
         """Trio time before which no account can take it, whatever happens while latencies stay as they are, since others go before it;
@@ -310,7 +316,7 @@ class Dispatcher:
         elif outlook.earliest == math.inf:
             self._refuse(ticket, no_account(ticket, self.placer.pools, now))
         elif outlook.earliest > ticket.give_up_at or ticket.give_up_at <= now:
-            self._refuse(ticket, too_late(outlook.earliest, now))
+            self._refuse(ticket, too_late(ticket, self.placer.accounts(ticket), outlook.earliest, now, outlook.awaited))
         else:
             return False
         return True

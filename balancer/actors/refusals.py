@@ -1,30 +1,69 @@
-"""What a ticket is told that no account can take, or not in time."""
+"""What a ticket is told that no account can take, or not in time: why, account by account, of a few of them.
+
+Tickets are refused by the hundred thousand at once: what is said of each does not grow with the pool.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from balancer.actors.messages import Ticket
 from balancer.actors.supervisor import Supervisor
+from balancer.core.decision import AVOIDED, OTHER_DIALECT
 from balancer.core.setting import shown
+from balancer.core.snapshot import COLD, FULL, PROBING
 from balancer.core.tenants import Tenant
 from balancer.errors import DeadlineUnreachable, NoAccount, Saturated
 
 Tiers = Sequence[Sequence[Supervisor]]
 
+EXPLAINED = 4
+"""Accounts of which a refusal says why."""
 
-def too_late(earliest: float, now: float) -> DeadlineUnreachable:
-    """The ticket's time is up before any account can take it."""
+BEHIND = "others go before the call"
+_RUNNING = (FULL, COLD, PROBING)
+"""What an account says that waits for attempts to end, not for time."""
+
+
+def too_late(
+    ticket: Ticket, accounts: Iterable[Supervisor], earliest: float, now: float, awaited: Supervisor | None = None
+) -> DeadlineUnreachable:
+    """The ticket's time is up before any account can take it.
+
+    Args:
+        ticket: what is refused.
+        accounts: those it may use.
+        earliest: trio time at which one could take it; not after `now` if nobody knows the time.
+        now: trio time.
+        awaited: then an account that it waits for.
+    """
     retry_at = max(earliest, now)
-    message = f"no account can take the call before its time is up; the earliest could in {retry_at - now:.3f} s"
+    if now < earliest < math.inf:
+        when = f"the earliest could in {earliest - now:.3f} s"
+    elif awaited is not None and _why(awaited, ticket, now) in _RUNNING:
+        when = "it waits for a running call to end"
+    else:
+        when = BEHIND
+    message = f"no account can take the call before its time is up; {when}{_reasons(ticket, accounts, now)}"
     return DeadlineUnreachable(message, retry_at=retry_at)
 
 
-def full(waiting: int, tenant: Tenant | None, retry_at: float) -> Saturated:
+def gives_way(ticket: Ticket, accounts: Iterable[Supervisor], earliest: float, now: float) -> DeadlineUnreachable:
+    """The ticket has too little time left to be worth what it would cost those that wait beside it."""
+    message = f"the call gives way to others that wait: {ticket.deadline - now:.3f} s are too few for it to end in time"
+    return DeadlineUnreachable(message + _reasons(ticket, accounts, now), retry_at=max(earliest, now))
+
+
+def full(
+    ticket: Ticket, accounts: Iterable[Supervisor], waiting: int, tenant: Tenant | None, earliest: float, now: float
+) -> Saturated:
     """So many others wait already: in all, or of the tenant."""
     whose = "" if tenant is None else f" of the tenant {shown(tenant.name)}"
-    return Saturated(f"{waiting} calls{whose} wait already", retry_at=retry_at)
+    message = f"{waiting} calls{whose} wait already{_reasons(ticket, accounts, now)}"
+    return Saturated(message, retry_at=max(earliest, now))
 
 
 def no_account(ticket: Ticket, pools: Mapping[str, Tiers], now: float) -> NoAccount:
@@ -41,11 +80,27 @@ def no_account(ticket: Ticket, pools: Mapping[str, Tiers], now: float) -> NoAcco
         return NoAccount(message, unknown_model=True)
     if ticket.dialect is not None and not any(ticket.dialect in supervisor.dialects for supervisor in supervisors):
         return NoAccount(f"no account of pool {ticket.pool!r} speaks {ticket.dialect}")
-    why = "; ".join(f"{supervisor.name}: {_why(supervisor, ticket, now)}" for supervisor in supervisors)
-    return NoAccount(f"no account of pool {ticket.pool!r} can ever take the call ({why})")
+    why = _reasons(ticket, supervisors, now, ever=True)
+    return NoAccount(f"no account of pool {ticket.pool!r} can ever take the call{why}")
 
 
-def _why(supervisor: Supervisor, ticket: Ticket, now: float) -> str:
+def _reasons(ticket: Ticket, accounts: Iterable[Supervisor], now: float, *, ever: bool = False) -> str:
+    """Of the first few accounts why each cannot take it now, or `ever`."""
+    first = list(islice(accounts, EXPLAINED + 1))
+    told = [f"{supervisor.name}: {_why(supervisor, ticket, now, ever=ever) or BEHIND}" for supervisor in first[:EXPLAINED]]
+    more = ["and others"] if len(first) > EXPLAINED else []
+    return f" ({'; '.join(told + more)})" if told else ""
+
+
+def _why(supervisor: Supervisor, ticket: Ticket, now: float, *, ever: bool = False) -> str:
+    """Why the account cannot take it, its state before the reason for that; empty if it can."""
+    model, snapshot = ticket.model, supervisor.snapshot(now)
     if supervisor.name in ticket.avoid:
-        return "faulted this call"
-    return supervisor.snapshot(now).passed_over(ticket.model, ticket.call.demand, now, cold=False) or "available"
+        return AVOIDED
+    if ticket.dialect is not None and ticket.dialect not in snapshot.dialects:
+        return f"{OTHER_DIALECT} {ticket.dialect}"
+    if ever:  # what ends by itself explains nothing
+        lasting = tuple([pause for pause in snapshot.pauses if pause.until == math.inf])
+        snapshot = snapshot._replace(concurrency=None, cold_limit=None, probing=False, ejected_until=-math.inf, pauses=lasting)
+    why = snapshot.passed_over(model, supervisor.demand(ticket.call, model), now, cold=ticket.dialect is not None)
+    return f"{snapshot.state}, {why}" if why and why == snapshot.reason else why

@@ -167,3 +167,5 @@ class Call:
             raise TypeError("the tenant of a Call is a text")
         if not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("the priority of a Call is a whole number")
+        if not isinstance(self.tags, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("the tags of a Call are a tuple of texts")  # of one text each letter would be a tag

@@ -34,6 +34,9 @@ from balancer.transports.exchange import Answer
 
 NO_RETRY = (b"x-should-retry", b"false")
 
+LEAST_WAIT = 1.0
+"""Seconds after which a new try is invited, at least: where the end of an attempt is awaited, nobody knows when that will be."""
+
 _BY_RETRYABILITY: tuple[type[Outcome], ...] = (
     RateLimited, Ramp, Overloaded, TimedOut, Faulted, QuotaExhausted, TooLarge, ModelMissing,
 )  # fmt: skip
@@ -104,7 +107,7 @@ def _made(error: BalancerError, dialect: Dialect, private: list[str]) -> Answer:
         case _:
             status, kind = 503, "unavailable"
     if isinstance(error, DeadlineUnreachable | Saturated) and math.isfinite(error.retry_at):
-        wait = max(0.0, error.retry_at - trio.current_time())
+        wait = max(LEAST_WAIT, error.retry_at - trio.current_time())
         headers.append((b"retry-after", b"%d" % math.ceil(wait)))
         headers.append((b"retry-after-ms", b"%d" % math.ceil(wait * 1000.0)))
     message = str(error)

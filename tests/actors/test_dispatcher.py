@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 
 import pytest
 import trio
 
 from balancer import (
+    AttemptsFailed,
     BalancerConfig,
     Call,
     Closed,
@@ -22,6 +25,7 @@ from balancer import (
 )
 from balancer.actors.messages import Ticket
 from balancer.core.decision import Decision
+from balancer.core.snapshot import AccountSnapshot
 from balancer.selection.selectors import least_in_flight
 from balancer.testing import Reply, ScriptedBackend
 
@@ -311,6 +315,100 @@ async def test_an_unknown_model_is_told_near_names(balancing, autojump_clock):
             await balancer.run(Call(model="gpt4o"), ScriptedBackend().attempt)
         assert "llama" not in str(caught.value)
         assert caught.value.decision.call.model == "gpt4o"
+
+
+async def refusal(balancer, call=None, within=5.0):
+    """The text that a call is refused with."""
+    with pytest.raises((DeadlineUnreachable, NoAccount, Saturated)) as caught, trio.move_on_after(within):
+        await balancer.run(call or Call(), ScriptedBackend(default=Reply(60.0)).attempt)
+    return str(caught.value)
+
+
+async def test_who_is_refused_as_too_late_is_told_why(balancing, autojump_clock):
+    """Account by account: its state and its reason; those that do not offer the model are left out."""
+    limits = {"requests": {"amount": 1, "per": 40.0}}
+    accounts = [{"name": "c", "models": ["n"]}, {"name": "a", "limits": limits}, {"name": "b", "limits": limits}]
+    async with balancing(*accounts, health={"consecutive_faults": 1}, max_wait_for=5.0) as balancer:
+        await balancer.run(Call("m"), ScriptedBackend().attempt)
+        with contextlib.suppress(AttemptsFailed, DeadlineUnreachable):
+            await balancer.run(Call("m"), ScriptedBackend(default=Reply(end=Faulted("down"))).attempt)
+        sick = next(name for name, snapshot in balancer.statistics().accounts.items() if snapshot.state == "ejected")
+        told = await refusal(balancer, Call("m"))
+        assert told.startswith("no account can take the call before its time is up; the earliest could in ")
+        assert f"{sick}: ejected, down" in told
+        assert f"{({'a', 'b'} - {sick}).pop()}: no room in requests" in told
+        assert "c: " not in told
+
+
+async def test_what_awaits_a_running_call_is_told_no_time(balancing, autojump_clock):
+    """Nobody knows when that will end."""
+    account = {"name": "a", "limits": ONE_AT_A_TIME}
+    async with balancing(account, max_wait_for=5.0) as balancer, trio.open_nursery() as nursery:
+        nursery.start_soon(balancer.run, Call(), ScriptedBackend(default=Reply(60.0)).attempt)
+        await trio.testing.wait_all_tasks_blocked()
+        told = await refusal(balancer, within=math.inf)
+        assert told == (
+            "no account can take the call before its time is up; it waits for a running call to end (a: its concurrency is used)"
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_gives_up_its_place_is_told_so(balancing_once, autojump_clock):
+    """It could still have begun in time."""
+    account = {"name": "a", "limits": ONE_AT_A_TIME}
+    async with balancing_once(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery, ScriptedBackend(default=Reply(3.0)))
+        await calls.start("measures")
+        await trio.sleep(3.0)
+        await calls.start("first")
+        await calls.start("second", within=12.0)
+        await calls.start("third", within=12.001)
+        await calls.start("late", within=12.002)
+        await calls.start("last")
+        await trio.sleep(10.0)
+        assert str(calls.ends["late"]) == (
+            "the call gives way to others that wait: 3.002 s are too few for it to end in time (a: others go before the call)"
+        )
+
+
+async def test_of_many_accounts_few_are_told(balancing, autojump_clock):
+    """Of a hundred the first four, whatever refuses the call."""
+    accounts = [{"name": f"n{number}", "limits": {"tokens_per_minute": 100, **ONE_AT_A_TIME}} for number in range(100)]
+    async with balancing(*accounts, max_waiting=0) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery, ScriptedBackend(default=Reply(60.0)))
+        why = "no room in tokens"
+        told = f"(n0: {why}; n1: {why}; n2: {why}; n3: {why}; and others)"
+        never = Call(demand=Demand(input_tokens=101))
+        assert (await refusal(balancer, never)).endswith(f"can ever take the call {told}")
+        for number in range(100):
+            await calls.start(number, Call(demand=Demand(input_tokens=100)))
+        told = told.replace(why, "its concurrency is used")
+        assert await refusal(balancer) == f"0 calls wait already {told}"
+        assert (await refusal(balancer, never)).endswith(f"{why}; and others)"), "their ends would not help"
+        nursery.cancel_scope.cancel()
+
+
+async def test_refusals_of_many_at_once_look_at_few_accounts(balancing_once, autojump_clock, monkeypatch):
+    """What a thousand of them are told is worked out of four accounts each, and of nobody that is not refused."""
+    explained = []
+    passed_over = AccountSnapshot.passed_over
+
+    def counting(snapshot, *arguments, **more):
+        if sys._getframe(1).f_code.co_name == "_why":
+            explained.append(snapshot.name)
+        return passed_over(snapshot, *arguments, **more)
+
+    monkeypatch.setattr(AccountSnapshot, "passed_over", counting)
+    accounts = [{"name": f"n{number}", "limits": {"requests": {"amount": 1, "per": 60.0}}} for number in range(20)]
+    async with balancing_once(*accounts, max_wait_for=61.0) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery, ScriptedBackend(default=Reply(500.0)))
+        for number in range(1020):
+            nursery.start_soon(calls._one, number, Call(), math.inf)
+        await trio.testing.wait_all_tasks_blocked()
+        assert balancer.statistics().waiting == 20
+        assert len(calls.ends) == 980
+        assert len(explained) == 4 * 980
+        nursery.cancel_scope.cancel()
 
 
 async def test_waiting_tickets_learn_that_nobody_is_left(balancing, autojump_clock):

@@ -336,15 +336,15 @@ async def test_waiting_room_per_tenant(balancing, autojump_clock):
         assert list(calls.ends) == ["served", ("a", 2)]
         refused = calls.ends["a", 2]
         assert isinstance(refused, Saturated)
-        assert str(refused) == "2 calls of the tenant 'a' wait already"
+        assert str(refused) == "2 calls of the tenant 'a' wait already (a: no room in requests)"
         assert refused.retry_at == pytest.approx(calls.start_at + 10.0 + MARGIN)
         assert refused.decision.attempts == ()
         for number in range(4):
             await calls.start(("wide", number), tenant="wide")
-        assert str(calls.ends["wide", 3]) == "3 calls of the tenant 'wide' wait already"
+        assert str(calls.ends["wide", 3]) == "3 calls of the tenant 'wide' wait already (a: no room in requests)"
         await calls.start("b", tenant="b")
         await calls.start("c", tenant="c")
-        assert str(calls.ends["c"]) == "6 calls wait already"
+        assert str(calls.ends["c"]) == "6 calls wait already (a: no room in requests)"
         assert balancer.statistics().waiting == 6
         nursery.cancel_scope.cancel()
 

@@ -38,10 +38,14 @@ def test_amounts_are_finite_and_not_negative(kind, amount):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"model": 3}, {"model": ["m"]}, {"demand": 900}, {"demand": Usage()}, {"priority": "high"}, {"priority": None}]
-)
+    "wrong",
+    [
+        {"model": 3}, {"model": ["m"]}, {"demand": 900}, {"demand": Usage()}, {"priority": "high"}, {"priority": None},
+        {"tags": "abc"}, {"tags": ""}, {"tags": None},
+    ],
+)  # fmt: skip
 def test_wrong_types_fail_the_caller_and_not_an_actor(wrong):
-    """They are named where the call is made."""
+    """They are named where the call is made; one text is no sequence of tags."""
     (name,) = wrong
-    with pytest.raises(TypeError, match=f"the {name} of a Call is"):
+    with pytest.raises(TypeError, match=f"the {name} of a Call (is|are)"):
         Call(**wrong)

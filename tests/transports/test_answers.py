@@ -90,13 +90,15 @@ def test_made(error, status, dialect):
 
 
 async def test_when_to_come_back(autojump_clock):
-    """A refusal before its time says when a new try could work, rounded up; without a known time it says nothing."""
+    """A refusal before its time says when a new try could work, rounded up, never at once; what never will is told no time."""
     for error, status in ((DeadlineUnreachable("x", retry_at=2.0004), 429), (Saturated("x", retry_at=2.0004), 503)):
         answer = final(error, CHAT)
         headers = dict(answer.headers)
         assert (answer.status, headers[b"retry-after"], headers[b"retry-after-ms"]) == (status, b"3", b"2001")
     assert b"retry-after" not in dict(final(Saturated("x", retry_at=float("inf")), CHAT).headers)
-    assert dict(final(Saturated("x", retry_at=-5.0), CHAT).headers)[b"retry-after"] == b"0"
+    for retry_at in (-5.0, 0.0, 0.3):
+        headers = dict(final(Saturated("x", retry_at=retry_at), CHAT).headers)
+        assert (headers[b"retry-after"], headers[b"retry-after-ms"]) == (b"1", b"1000")
 
 
 # -- over the transport ------------------------------------------------------------------------------------------------------
