@@ -34,11 +34,11 @@ class Waiting(Ticket):
     granted: deque[Lease]
 
     def grant(self, lease: Lease) -> None:
-        self.lease = lease
+        self.lease, self.open = lease, False
         self.granted.append(lease)
 
     def refuse(self, error: Exception) -> None:
-        self.error = error
+        self.error, self.open = error, False
 
 
 class Queue:

@@ -40,7 +40,7 @@ class Ticket:
 
     __slots__ = (
         "_on_withdrawn", "_task", "avoid", "call", "came_at", "deadline", "decision", "dialect", "error", "give_up_at", "hold",
-        "lease", "model", "now_or_never", "pool", "spot", "waiting", "withdrawn",
+        "lease", "model", "now_or_never", "open", "pool", "spot", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +70,7 @@ class Ticket:
         self.waiting = False
         self.came_at = 0.0  # when it began to wait
         self.spot: Any = None  # where the queue keeps it
-        self.withdrawn = False
+        self.open = True  # whether it still needs an answer: not granted, refused or withdrawn
         self._task: Any = None  # who waits, and has posted it
 
     async def wait_granted(self, on_withdrawn: Callable[[Ticket], None]) -> Lease:
@@ -88,24 +88,21 @@ class Ticket:
         return self.lease
 
     def _withdraw(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
-        self.withdrawn = True
+        self.open = False
         self._on_withdrawn(self)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def grant(self, lease: Lease) -> None:
         """Give it the lease and wake its task."""
         self.lease = lease
+        self.open = False
         trio.lowlevel.reschedule(self._task)
 
     def refuse(self, error: Exception) -> None:
         """End it with an error and wake its task."""
         self.error = error
+        self.open = False
         trio.lowlevel.reschedule(self._task)
-
-    @property
-    def open(self) -> bool:
-        """Whether it still needs an answer."""
-        return self.lease is None and self.error is None and not self.withdrawn
 
 
 @attrs.frozen

@@ -132,6 +132,9 @@ def _demand(given: Demand | None) -> Demand:
     return _ONE_REQUEST if given is None else given
 
 
+_USUAL = (str, Demand, str, int, tuple)
+
+
 @attrs.frozen
 class Call:
     """What the application asked for, once.
@@ -159,6 +162,9 @@ class Call:
 
     def __attrs_post_init__(self) -> None:
         # Of what actors compute with: a wrong type would be noticed only inside one, and be taken for its own failure.
+        kinds = type(self.model), type(self.demand), type(self.tenant), type(self.priority), type(self.tags)
+        if kinds == _USUAL:
+            return
         if self.model is not None and not isinstance(self.model, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("the model of a Call is a text or None")
         if not isinstance(self.demand, Demand):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from typing import Any
 
 import attrs
 
@@ -160,11 +161,13 @@ class Ledger:
         """Charge every rate of the model; the caller has found that they admit it."""
         lines = self._lines if self._by_model is None else self._lines_for(model)
         reservation = Reservation(demand, model, now, lines)
-        amounts, marks = reservation.amounts, reservation.marks
-        for line in lines:
-            amount = line.demanded(demand)
-            amounts.append(amount)
-            marks.append(line.book(amount, now) if amount else None)
+        if lines:
+            amounts, marks = list[float](), list[Any]()
+            reservation.amounts, reservation.marks = amounts, marks
+            for line in lines:
+                amount = line.demanded(demand)
+                amounts.append(amount)
+                marks.append(line.book(amount, now) if amount else None)
         self._open[reservation] = None
         return reservation
 
@@ -371,8 +374,8 @@ class Ledger:
                 continue
             amount = line.demanded(reservation.demand)
             reservation.lines = (*reservation.lines, line)
-            reservation.amounts.append(amount)
-            reservation.marks.append(line.book(amount, reservation.at) if amount else None)
+            reservation.amounts = [*reservation.amounts, amount]
+            reservation.marks = [*reservation.marks, line.book(amount, reservation.at) if amount else None]
 
     # -- limits that answers show -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ from typing import Any
 from balancer.core.call import Demand, Usage
 from balancer.core.line import Line, Sent
 
+NOTHING: list[Any] = []
+"""Of a reservation without lines; never added to."""
+
 
 class Reservation:
     """What one attempt has booked of every rate that its model counts against.
@@ -29,8 +32,10 @@ class Reservation:
         self.model = model
         self.at = at
         self.lines = lines
-        self.amounts: list[float] = []
-        self.marks: list[Any] = []
+        self.amounts: list[float] = (
+            NOTHING  # lists of its own where there are lines: these are kept long, and most accounts have few
+        )
+        self.marks: list[Any] = NOTHING
         self.ended = False
         self.refunded = False
         self.usage: Usage | None = None

@@ -41,13 +41,11 @@ class Peek:
         model: the model asked for, if it names one.
         stream: whether the answer is to be streamed.
         demand: what it is expected to take.
-        usage_wanted: whether the answer will report its usage.
     """
 
     model: str | None
     stream: bool
     demand: Demand
-    usage_wanted: bool
 
 
 ABSENT = Raw()
@@ -74,14 +72,9 @@ class _Source(Struct, gc=False):
     content: Raw = ABSENT
 
 
-class _StreamOptions(Struct, gc=False):
-    include_usage: bool = False
-
-
 class _Chat(Struct, gc=False):
     model: str | None = None
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
     messages: list[_Part | str] = []
     tools: Raw = ABSENT
     functions: Raw = ABSENT
@@ -138,9 +131,8 @@ def peek_chat(body: bytes) -> Peek | None:
     bound, times = _bound(seen.max_completion_tokens or seen.max_tokens), 1
     if seen.n is not None and seen.n > 1:
         times = min(seen.n, 128)
-    asked = seen.stream_options is not None and seen.stream_options.include_usage
     size = _parts_size(seen.messages, 0) + _lengths(seen.tools, seen.functions, seen.response_format)
-    return Peek(seen.model, seen.stream is True, _demand(size, bound, times), asked or seen.stream is not True)
+    return Peek(seen.model, seen.stream is True, _demand(size, bound, times))
 
 
 def peek_responses(body: bytes) -> Peek | None:
@@ -149,7 +141,7 @@ def peek_responses(body: bytes) -> Peek | None:
     if seen is None:
         return None
     size = _size(seen.input) + _lengths(seen.instructions, seen.tools, seen.text)
-    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_output_tokens)), usage_wanted=True)
+    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_output_tokens)))
 
 
 def peek_embeddings(body: bytes) -> Peek | None:
@@ -162,7 +154,7 @@ def peek_embeddings(body: bytes) -> Peek | None:
         tokens = min(given.count(b",") + 1, LARGEST)
     else:
         tokens = _tokens(len(given) - 2)
-    return Peek(seen.model, stream=False, demand=Demand(tokens), usage_wanted=True)
+    return Peek(seen.model, stream=False, demand=Demand(tokens))
 
 
 def peek_messages(body: bytes) -> Peek | None:
@@ -171,7 +163,7 @@ def peek_messages(body: bytes) -> Peek | None:
     if seen is None:
         return None
     size = _size(seen.system) + _parts_size(seen.messages, 0) + _length(seen.tools)
-    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_tokens)), usage_wanted=True)
+    return Peek(seen.model, seen.stream is True, _demand(size, _bound(seen.max_tokens)))
 
 
 def replace_model(body: bytes, model: str) -> bytes:

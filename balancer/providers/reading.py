@@ -231,7 +231,9 @@ class JsonReader:
     @property
     def first_event(self) -> bool:
         """Whether the object is complete, or too long to be an error: nobody can use the half of one."""
-        return self._ended or self._received > UNDECIDED or self.finished
+        if self._stale:
+            self._look()
+        return self._finished or self._ended or self._received > UNDECIDED
 
     def _look(self) -> None:
         self._stale = False

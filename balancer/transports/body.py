@@ -298,7 +298,9 @@ class HeldBody:
 
     def _settle(self, outcome: Outcome) -> None:
         """The synchronous end: whatever happens next, the lease is back."""
-        self._release()
+        self.done = True
+        if self._finalizer is not None:
+            self._release()
         lease = self._lease
         if not isinstance(outcome, Served):
             lease.decision.outcome = outcome

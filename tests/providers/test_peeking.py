@@ -38,18 +38,8 @@ def test_a_chat_request():
             messages=user("x" * 400),
             stream=True,
             max_tokens=50,
-            stream_options={"include_usage": True},
         )
-        assert seen == Peek("m", True, Demand(100 + MESSAGE_TOKENS, 50, max_output_tokens=50), True)
-
-
-@pytest.mark.parametrize(
-    ("fields", "wanted"),
-    [({}, True), ({"stream": True}, False), ({"stream": True, "stream_options": {"include_usage": True}}, True)],
-)
-def test_whether_chat_usage_will_come(fields, wanted):
-    """A chat stream reports usage only where it was asked to."""
-    assert peek(CHAT, **fields).usage_wanted is wanted
+        assert seen == Peek("m", True, Demand(100 + MESSAGE_TOKENS, 50, max_output_tokens=50))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +131,7 @@ def test_what_is_no_json_object_is_plain(dialect, body):
 def test_wrong_types_leave_the_other_fields():
     """One field of the wrong type does not hide the others."""
     seen = peek(CHAT, model="m", stream="yes", messages=[1, {"content": "x"}], max_tokens=5, stream_options=3)
-    assert seen == Peek("m", False, Demand(1, 5, max_output_tokens=5), True)
+    assert seen == Peek("m", False, Demand(1, 5, max_output_tokens=5))
     assert peek(CHAT, model=3, stream=True).model is None
 
 
