@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +11,12 @@ from trio.testing import MockClock
 
 from balancer import Account, BalancerConfig, open_balancer
 from balancer.testing import SEEDS, scheduler_seed
+
+
+def pytest_collection_finish():
+    """The garbage collector looks past what was there before the first test: modules, and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def tasks_of_the_run():
