@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 HOT_QUANTILE = 0.84
 """Candidates whose dominant share lies above this quantile are hot; with fewer than `FEW`, those above this share itself."""
 FEW = 5
+KEPT_FROM = 0.5
+"""Share of a bucket in use from which on it is pressed: what it still holds is kept until somebody needs it."""
 AHEAD = 1.0 / 12.0
 """Of its period, how far the use of a window may be ahead of an even pace since its oldest charge before it is pressed: 5 s of a
 minute."""
@@ -78,12 +80,15 @@ def _of_cold(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, 
 
 
 def pressed(view: DimensionSnapshot, amount: float, now: float) -> bool:
-    """Whether little is left of a rate, of what may be in use when `amount` is taken. Of a window that is counted by its pace: what is
-    taken of it comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at its end."""
+    """Whether what is left of a rate should be kept, by what may be in use when `amount` is taken. Of a window that is counted by its
+    pace: what is taken of it comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at
+    its end."""
     most = view.burst - amount
     if view.valid_until < math.inf:
-        most *= min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period)
-    return view.used(now) > HOT_QUANTILE * most
+        most *= HOT_QUANTILE * min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period)
+    else:
+        most *= KEPT_FROM
+    return view.used(now) > most
 
 
 def _expected(candidates: Sequence[AccountSnapshot]) -> list[float]:

@@ -234,10 +234,10 @@ async def test_a_large_call_takes_scarce_tokens_rather_than_fail(balancing, auto
 
 
 async def test_what_is_not_scarce_costs_nothing(balancing, autojump_clock):
-    """With b used up and a half full, a large call goes to a at once."""
+    """With b used up and a more than half full, a large call goes to a at once."""
     async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
-        await calls.start("of a", 5000, model="only-a")
+        await calls.start("of a", 4000, model="only-a")
         await calls.start("of b", 100, model="only-b", count=20)
         await calls.start("large", 2000)
         assert calls.account["large"] == "a"

@@ -38,9 +38,9 @@ def test_only_pressed_rates_count():
     assert least_pressure.price(a, Demand(2000, requests=0), 0.0) == 0.0
 
 
-def test_a_rate_is_pressed_above_a_share_of_what_the_call_leaves():
-    """.84 of the 8,000 beside 2,000, and of the 9,900 beside 100."""
-    for used, large, small in ((6700, False, False), (6800, True, False), (8300, True, False), (8400, True, True)):
+def test_a_bucket_is_pressed_above_half_of_what_the_call_leaves():
+    """Of the 8,000 beside 2,000, and of the 9,900 beside 100."""
+    for used, large, small in ((3900, False, False), (4100, True, False), (4900, True, False), (5000, True, True)):
         view = account(used=Demand(used), tokens_per_minute=10_000).dimensions[0]
         assert (pressed(view, 2000, 0.0), pressed(view, 100, 0.0)) == (large, small)
 
@@ -63,7 +63,7 @@ def test_an_empty_window_is_not_pressed():
 def test_what_is_refilled_presses_no_more():
     """It is a matter of the moment, not of the snapshot."""
     a = account(used=Demand(10_000), tokens_per_minute=10_000)
-    assert [least_pressure.price(a, SMALL, now) for now in (0.0, 30.0)] == [pytest.approx(0.6), 0.0]
+    assert [least_pressure.price(a, SMALL, now) for now in (0.0, 31.0)] == [pytest.approx(0.6), 0.0]
 
 
 def test_an_idle_account_costs_nothing():
