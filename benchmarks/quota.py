@@ -19,10 +19,12 @@ from benchmarks.scenarios import (
     tenants_share,
     tenants_wait,
     unknown,
+    unknown_models,
     unseen,
     wrong_estimates,
 )
 from benchmarks.sockets import sockets
+from benchmarks.unequal import unequal
 
 SEEDS = (1, 2, 3, 4, 5)
 RULES: tuple[tuple[Window, int | None], ...] = (("bucket", 1), ("bucket", 60), ("sliding", None))
@@ -67,6 +69,8 @@ def unknown_scenarios() -> Iterator[Scenario]:
     yield unseen("fixed", load=1.5)
     for window in ("bucket", "sliding"):
         yield unseen(window, dimension="tokens", load=1.5)
+        for together in (False, True):
+            yield unknown_models(window, shared=together)
 
 
 def shared_scenarios() -> Iterator[Scenario]:
@@ -79,9 +83,16 @@ def shared_scenarios() -> Iterator[Scenario]:
     yield calendar("America/Los_Angeles")
 
 
+def unequal_scenarios() -> Iterator[Scenario]:
+    """Accounts with unequal limits, under the selectors that know what is scarce."""
+    for selector in ("least_pressure", "shadow_price"):
+        for window in ("bucket", "sliding"):
+            yield unequal(selector, window)
+
+
 def scenarios() -> list[Scenario]:
     """All of them."""
-    return [*known_scenarios(), *wrong_scenarios(), *unknown_scenarios(), *shared_scenarios()]
+    return [*known_scenarios(), *wrong_scenarios(), *unknown_scenarios(), *shared_scenarios(), *unequal_scenarios()]
 
 
 def quota(*, quick: bool = False, plot: Path | None = None) -> list[Row]:
