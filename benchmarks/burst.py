@@ -19,7 +19,7 @@ from benchmarks.client import BODY
 from benchmarks.report import Row, Step, progress
 
 CALLS = 30
-LIMITS = {"requests": {"amount": 5, "per": 2.0}, "window": "sliding"}
+LIMITS: dict[str, Any] = {"requests": {"amount": 5, "per": 2.0}, "window": "sliding"}
 MOST_SECONDS = 4.2
 MOST_REFUSALS = 4
 APART = 0.1

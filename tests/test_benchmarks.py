@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import memory, overhead, plots, quota
+from benchmarks import burst, memory, overhead, plots, quota
 from benchmarks.client import BODY
 from benchmarks.overhead import Case
 from benchmarks.report import Row, as_json, shown
@@ -48,8 +48,9 @@ def test_placement_takes_two_steps(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_burst_serves_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_burst_serves_everything(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst beyond the limits is served whole; with the limits configured nothing is refused upstream."""
+    monkeypatch.setitem(burst.LIMITS, "requests", {"amount": 5, "per": 1.0})
     rows = _run(capsys, "burst")
     samples = [str(sample) for row in rows for sample in row["samples"]]  # type: ignore[attr-defined]
     assert len(samples) == 2

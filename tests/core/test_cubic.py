@@ -174,7 +174,7 @@ def learned(kind, limit, period, charged, amounts=(1,), seeds=3, **more):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_limit_is_learned_however_it_is_counted(kind, limit, period, charged) -> None:
     """Once learned, less than 3 % are refused and at least 90 % of the limit is used."""
-    total, use = learned(kind, limit, period, charged, seeds=1 if limit == 600 else 3)
+    total, use = learned(kind, limit, period, charged, seeds=1 if limit / period > 1 else 3)
     assert total.refused < 0.03
     assert use >= 0.9
 

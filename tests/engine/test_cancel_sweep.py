@@ -111,7 +111,7 @@ class World:
         assert trio.current_time() - start <= 1.75 + 2 * 0.75 + 0.001
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("victims", VICTIMS, ids="+".join)
 def test_nothing_is_left_wherever_calls_are_cancelled(victims, seed):
     """No lease, no ticket, no task, no reservation; nobody else's call is touched, nobody is blamed."""

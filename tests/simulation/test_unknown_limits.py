@@ -29,7 +29,7 @@ def test_headers_with_instants(transported):
 @pytest.mark.parametrize("shared", [False, True])
 def test_models_that_show_the_same_amounts(window, headers, seed, shared):
     """Each uses up its own limits, and both together the one that they share."""
-    assert unknown_models(window, shared=shared, headers=headers, seconds=200).missed(seed) == []
+    assert unknown_models(window, shared=shared, headers=headers, seconds=150).missed(seed) == []
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -296,24 +296,22 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def sweep(run, scenario, *, both=False):
+def sweep(run, scenario):
     """Runs `run(step, library)` in real time for every step until it says that there was none.
 
-    Each scenario has its library and its scheduler seed, or `both`: the connections under them are the same.
+    Scenarios take the libraries and the scheduler seeds in turn: the connections under both libraries are the same.
     """
-    place = list(SCENARIOS).index(scenario) % 2
-    for seed in (0, 1) if both else (place,):
-        library = LIBRARIES[seed]
-        for step in range(1, MOST_STEPS):
-            before = open_files()
-            with scheduler_seed(seed):
-                there_was_one = trio.run(run, step, library)
-            assert open_files() == before
-            if not there_was_one:
-                break
-        else:
-            pytest.fail("the calls did not end")
-        assert step > 10
+    seed = list(SCENARIOS).index(scenario) % 2
+    for step in range(1, MOST_STEPS):
+        before = open_files()
+        with scheduler_seed(seed):
+            there_was_one = trio.run(run, step, LIBRARIES[seed])
+        assert open_files() == before
+        if not there_was_one:
+            break
+    else:
+        pytest.fail("the calls did not end")
+    assert step > 10
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -323,7 +321,7 @@ def test_cancelled_at_every_step(scenario, secure):
     async def run(step, library):
         return await World(scenario, library, secure).run(step, 1, 1)
 
-    sweep(run, scenario, both=not SCENARIOS[scenario].takes_long)
+    sweep(run, scenario)
 
 
 @pytest.mark.parametrize("scenario", [name for name, scenario in SCENARIOS.items() if not scenario.takes_long])
