@@ -95,7 +95,7 @@ def test_real_accounts_are_never_called(tmp_path, capsys):
 @pytest.mark.parametrize("second_run", [False, True])
 def test_ctrl_c_ends_with_what_was_done_so_far(file, second_run):
     """The summary is printed, the exit code says that it is not the whole, and there is no traceback."""
-    calls = "20" if second_run else "500"
+    calls = "60" if second_run else "500"
     command = [sys.executable, "-m", "balancer.cli.main", "demo", "--config", str(file), "--calls", calls, "--json"]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:

@@ -41,7 +41,7 @@ def test_three_windows_and_three_sizes(selector):
     """Nothing in the rule is made for two accounts."""
     limits = {**UNEQUAL, "c": {"requests": 60.0, "tokens": 30_000.0}}
     calls = {SMALL: 150.0, Demand(1000): 40.0, LARGE: 25.0}
-    assert unequal(selector, "sliding", limits, calls, seconds=300.0, total=0.95, largest=0.0).missed(2) == []
+    assert unequal(selector, "sliding", limits, calls, seconds=480.0, total=0.95, largest=0.0).missed(2) == []
 
 
 @BOTH
