@@ -179,7 +179,7 @@ class Placer:
         if price is None or chosen.ejected_until > -math.inf or not (least := price(chosen, owner.demand(call, model))):
             return owner
         best: Supervisor | Hold = owner
-        until, smallest = math.inf if crowded else ticket.give_up_at, self._smallest(ticket, now)
+        smallest = self._smallest(ticket, now)
         for supervisor in tier:
             snapshot = supervisor.snapshot(now)
             if supervisor is owner or snapshot.ejected_until > -math.inf or not snapshot.weight:
@@ -192,11 +192,11 @@ class Placer:
                 if not now < at < math.inf:  # where attempts have to end first nobody knows the time
                     continue
                 found = Hold(supervisor, at)
-                trough = ticket.give_up_at < at <= now + TROUGH and snapshot.state == "healthy"
-                if trough and least > price(chosen, smallest) + SAME:
+                if at > ticket.give_up_at:
+                    trough = at <= now + TROUGH and snapshot.state == "healthy"
+                    if not (trough and least > price(chosen, smallest) + SAME):
+                        continue
                     found, at = self._too_late(found, chosen, ticket, now, crowded=crowded), now
-                elif at > until:
-                    continue
             else:
                 continue
             if found is not None and (total := at - now + price(snapshot, demand)) < least - SAME:
@@ -245,18 +245,24 @@ class Placer:
         return learn_of(self.selector) is not None
 
     def learn(self, ticket: Ticket, now: float) -> None:
-        """Tell the selector of a ticket that has come. Raises `SelectorFailed`."""
-        learn, demand, model = learn_of(self.selector), ticket.call.demand, ticket.model
+        """Tell the selector of a ticket that has come, where quotas are limited. Raises `SelectorFailed`."""
+        learn, call, model = learn_of(self.selector), ticket.call, ticket.model
         if learn is None:
             return
         for tier in self.pools.get(ticket.pool, ()):
+            snapshots = [supervisor.snapshot(now) for supervisor in tier]
+            if not any(snapshot.dimensions for snapshot in snapshots):
+                if any(self._may_use(supervisor, ticket) for supervisor in tier):
+                    return
+                continue
             fit = [
-                supervisor.snapshot(now).of_model(model)
-                for supervisor in tier
-                if self._may_use(supervisor, ticket) and supervisor.earliest(model, demand, now) < math.inf
+                snapshot.of_model(model)
+                for supervisor, snapshot in zip(tier, snapshots, strict=True)
+                if self._may_use(supervisor, ticket)
+                and supervisor.earliest(model, supervisor.demand(call, model), now) < math.inf
             ]
             try:
-                if fit and learn(fit, demand, now):
+                if fit and learn(fit, call.demand, now):
                     return
             except Exception as error:
                 raise SelectorFailed from error

@@ -8,21 +8,17 @@ requests are not.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 
 from balancer.core.call import DIMENSIONS, Demand
 from balancer.core.dimension import DimensionSnapshot
 from balancer.core.snapshot import AccountSnapshot
-from balancer.selection.pressure import least_pressure, pressed
 from balancer.selection.selector import weight_of
 
-if TYPE_CHECKING:
-    import random
-
-STEP = 0.25
+STEP = 0.5
 """How much a whole period's units more, or less, than a rate admits move its price, in calls per typical demand. Smaller steps
 follow slower, larger ones misplace calls at prices that swing."""
 
@@ -36,86 +32,132 @@ WORTH = 60.0
 FOLLOWED = 0.01
 """Weight of a new call in the typical demand, at least: of the first ones all weigh the same."""
 
+REMEMBERED = 256
+"""Calls that are remembered, to be routed on paper once more: a few minutes of them, or the last seconds of many."""
+
+REPLAYED = 32
+"""Accounts that are weighed for remembered calls when a new one comes: for 8 calls where 4 accounts could take each."""
+
 MOST_RATES = 4096
 """Rates whose prices are remembered: of limits that are learned, names and periods change."""
 
-_Rate = tuple[str, str, float, frozenset["str | None"] | None]
+KEPT_FROM = 0.5
+"""Share of a bucket in use from which on what it still holds is kept for who needs it most, where that has cost nothing so far."""
+
+HOT = 0.84
+"""The same of a window, whatever it has cost: what it has left at its end is lost."""
+
+AHEAD = 1.0 / 12.0
+"""Of its period, how far the use of a window may be ahead of an even pace since its oldest charge before the rest is kept: 5 s of a
+minute."""
 
 
 @attrs.define(eq=False)
-class ShadowPrice:
-    """The account where a call takes what is worth least; it would rather wait than take what is worth more.
+class Rate:
+    """One rate of one account on paper.
 
-    Online dual descent. For every call that comes, an account's cost is sum_d p_d q_d, with p_d the price of one unit and q_d its
-    demand; of the accounts where that is below 1, the worth of a call, the one with the least of cost + LEAST_WORTH sum_d q_d /
-    limit_d takes it on paper. Prices follow what is taken on paper, not what is served: p_d <- max(0, p_d + STEP / q (taken / limit - elapsed /
-    period)), with q the typical demand.
-    Source: S. Agrawal, Z. Wang, Y. Ye, "A dynamic near-optimal algorithm for online linear programming"; X. Li, C. Sun, Y. Ye,
-    "Simple and fast algorithm for binary integer and online linear programming".
+    Attributes:
+        price: of one typical demand, in calls, at `at`; it falls by `STEP` in a period.
     """
 
-    _prices: dict[_Rate, tuple[float, float]] = attrs.field(factory=dict[_Rate, tuple[float, float]], init=False)
-    """Of each rate its price, and when it was that."""
+    period: float
+    at: float
+    price: float = 0.0
+
+    def now(self, now: float) -> float:
+        """The price at `now`."""
+        return max(0.0, self.price - STEP * (now - self.at) / self.period) if self.price else 0.0
+
+
+@attrs.frozen(eq=False)
+class Option:
+    """An account that could take a call: of each rate what the call takes, in typical demands and as a share of the limit."""
+
+    shares: float
+    weight: float
+    takes: Sequence[tuple[Rate, float, float]]
+
+
+_Key = tuple[str, str, float, frozenset["str | None"] | None]
+
+
+@attrs.define(eq=False)
+class Prices:
+    """One price per account and dimension, by online dual descent.
+
+    For every call that comes, an account's cost is sum_d p_d q_d, with p_d the price of one unit and q_d its demand; of the accounts
+    where that is below 1, the worth of a call, the one with the least of cost + LEAST_WORTH sum_d q_d / limit_d takes it on paper.
+    Prices follow what is taken on paper, not what is served: p_d <- max(0, p_d + STEP / q (taken / limit - elapsed / period)), with q
+    the typical demand. Each step is shared with calls that came before, routed anew: several small ones swing less than a large one.
+
+    Source: S. Agrawal, Z. Wang, Y. Ye, "A dynamic near-optimal algorithm for online linear programming"; X. Li, C. Sun, Y. Ye,
+    "Simple and fast algorithm for binary integer and online linear programming"; sharing: L.-J. Lin, "Self-improving reactive agents
+    based on reinforcement learning, planning and teaching" (experience replay).
+    """
+
+    _rates: dict[_Key, Rate] = attrs.field(factory=dict[_Key, Rate], init=False)
+    _past: deque[Sequence[Option]] = attrs.field(factory=lambda: deque[Sequence[Option]](maxlen=REMEMBERED), init=False)
+    _next: int = attrs.field(default=0, init=False)
+    """The place of the remembered call that is the next to be routed anew."""
     _typical: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
     """Of each dimension the mean logarithm of what calls demand of it."""
-    _steps: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
-    """Of each dimension `STEP` per typical demand."""
+    _per_typical: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
+    """Of each dimension 1 / the typical demand."""
     _seen: int = attrs.field(default=0, init=False)
     """Calls that have come, until `FOLLOWED` of one is less than its share."""
 
-    def __call__(
-        self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
-    ) -> AccountSnapshot:
-        """The account where it takes what is worth least; of several, or if all are worth nothing, the one of least pressure."""
-        if len(candidates) == 1:
-            return candidates[0]
-        costs = [self._cost(candidate, demand, now) for candidate in candidates]
-        if not any(costs):
-            return least_pressure(candidates, demand, now, rng)
-        costs = [_weighed(cost, candidate, demand) for cost, candidate in zip(costs, candidates, strict=True)]
-        least = min(costs)
-        cheapest = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
-        return least_pressure(cheapest, demand, now, rng)
+    # -- asking -----------------------------------------------------------------------------------------------------------
 
-    def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
-        """Seconds that the call had better wait for another account; 0 where the account has room to spare."""
+    def cost(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
+        """What the call takes of the account, in calls."""
+        cost = 0.0
+        for view in account.dimensions:
+            if (amount := getattr(demand, view.dimension)) and (rate := self._rates.get(_key(account, view))) is not None:
+                cost += rate.now(now) * amount * self._per_typical[view.dimension]
+        return cost
+
+    def wait(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
+        """Seconds that the call had better wait for another account; 0 where this one has room to spare.
+
+        What is left of an account is kept for those that take little of it. That is trunk reservation, which loses little against the
+        best routing of calls that may go two ways. Source: P. B. Key, "Optimal control and trunk reservation in loss networks".
+        """
+        cost = self.cost(account, demand, now)
         for view in account.dimensions:
             amount = getattr(demand, view.dimension)
-            if amount and pressed(view, amount, now):
-                return WORTH * _weighed(self._cost(account, demand, now), account, demand)
+            if amount and is_kept(view, amount, cost, now):
+                return WORTH * weighed(cost, account, demand)
         return 0.0
+
+    # -- learning ---------------------------------------------------------------------------------------------------------
 
     def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
         """A call has come that these accounts could take, now or later; returns whether one of them is worth it."""
         self._note(demand)
-        if len(self._prices) > MOST_RATES:
-            self._prices.clear()
-        best, least = None, math.inf
-        for account in accounts:
-            cost = self._cost(account, demand, now)
-            if cost < 1.0 and (weighed := _weighed(cost, account, demand)) < least:
-                best, least = account, weighed
-        if best is None:
-            return False
-        for view in best.dimensions:
-            if amount := getattr(demand, view.dimension):
-                price = self._price(best, view, now) + self._steps[view.dimension] * amount / view.limit
-                self._prices[_rate(best, view)] = price, now
-        return True
+        if len(self._rates) > MOST_RATES:
+            self._rates.clear()
+            self._past.clear()
+        options = [self._option(account, demand, now) for account in accounts]
+        past, again = self._past, min(len(self._past), REPLAYED // len(options))
+        step = STEP / (1 + again)
+        worth = _take(options, step, now)
+        for _ in range(again):
+            self._next = (self._next + 1) % len(past)
+            _take(past[self._next], step, now)
+        past.append(options)
+        return worth
 
-    def _cost(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
-        """What the call takes of the account, in calls."""
-        cost = 0.0
+    def _option(self, account: AccountSnapshot, demand: Demand, now: float) -> Option:
+        takes: list[tuple[Rate, float, float]] = []
+        shares = 0.0
         for view in account.dimensions:
             if amount := getattr(demand, view.dimension):
-                cost += amount * self._price(account, view, now)
-        return cost
-
-    def _price(self, account: AccountSnapshot, view: DimensionSnapshot, now: float) -> float:
-        price, at = self._prices.get(_rate(account, view), (0.0, now))
-        if price:
-            price = max(0.0, price - self._steps[view.dimension] * (now - at) / view.period)
-        return price
+                key = _key(account, view)
+                if (rate := self._rates.get(key)) is None:
+                    rate = self._rates[key] = Rate(view.period, now)
+                shares += (share := amount / view.limit)
+                takes.append((rate, amount * self._per_typical[view.dimension], share))
+        return Option(shares, weight_of(account), takes)
 
     def _note(self, demand: Demand) -> None:
         if self._seen * FOLLOWED < 1.0:
@@ -126,10 +168,28 @@ class ShadowPrice:
                 drawn = math.log(amount)
                 typical = self._typical.get(dimension, drawn)
                 self._typical[dimension] = typical = typical + weight * (drawn - typical)
-                self._steps[dimension] = STEP / math.exp(typical)
+                self._per_typical[dimension] = math.exp(-typical)
 
 
-def _weighed(cost: float, account: AccountSnapshot, demand: Demand) -> float:
+def _take(options: Sequence[Option], step: float, now: float) -> bool:
+    """Route a call on paper: its account's prices rise by its share of each limit. Returns whether an account is worth it."""
+    best, least = None, math.inf
+    for option in options:
+        cost = 0.0
+        for rate, load, _ in option.takes:
+            if rate.at != now:
+                rate.price, rate.at = rate.now(now), now
+            cost += rate.price * load
+        if cost < 1.0 and (total := (cost + LEAST_WORTH * option.shares) / option.weight) < least:
+            best, least = option, total
+    if best is None:
+        return False
+    for rate, _, share in best.takes:
+        rate.price += step * share
+    return True
+
+
+def weighed(cost: float, account: AccountSnapshot, demand: Demand) -> float:
     """What tells accounts apart of which a call costs so much, in calls: with what the shares are worth that it takes."""
     shares = 0.0
     for view in account.dimensions:
@@ -137,5 +197,25 @@ def _weighed(cost: float, account: AccountSnapshot, demand: Demand) -> float:
     return (cost + LEAST_WORTH * shares) / weight_of(account)
 
 
-def _rate(account: AccountSnapshot, view: DimensionSnapshot) -> _Rate:
+def is_kept(view: DimensionSnapshot, amount: float, cost: float, now: float) -> bool:
+    """Whether what is left of a rate is kept for who needs it most, by what may be in use when `amount` is taken.
+
+    Of a bucket the more the dearer it is: from the first unit on where a call costs as much as it is worth. Of a window by its pace:
+    what is taken of it comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at its end.
+
+    Args:
+        view: the rate.
+        amount: what a call takes of it.
+        cost: what the call takes of the account, in calls.
+        now: trio time.
+    """
+    most = view.burst - amount
+    if view.valid_until < math.inf:
+        most *= HOT * min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period)
+    else:
+        most *= 0.0 if cost else KEPT_FROM
+    return view.used(now) > most
+
+
+def _key(account: AccountSnapshot, view: DimensionSnapshot) -> _Key:
     return account.name, view.name, view.period, view.models

@@ -38,7 +38,7 @@ class Learning(Protocol):
 
     def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
         """A call has come that these accounts of one tier could take, now or later; returns whether that tier is for it, else the
-        next one is asked. `accounts` is never empty."""
+        next one is asked. `accounts` is never empty; of a tier without quotas nobody is told."""
         ...
 
 

@@ -12,9 +12,9 @@ import attrs
 from balancer.core.call import Demand
 from balancer.core.snapshot import AccountSnapshot
 from balancer.errors import ConfigError, Fault
-from balancer.selection.pressure import NO_DATA, least_pressure
-from balancer.selection.prices import ShadowPrice
+from balancer.selection.pressure import NO_DATA, LeastPressure
 from balancer.selection.selector import Selector, least, weight_of
+from balancer.selection.shadow import ShadowPrice
 
 if TYPE_CHECKING:
     import random
@@ -89,7 +89,7 @@ class SmoothRoundRobin:
 
 
 SELECTORS: dict[str, Callable[[], Selector]] = {
-    "least_pressure": lambda: least_pressure,
+    "least_pressure": LeastPressure,
     "shadow_price": ShadowPrice,
     "least_in_flight": lambda: least_in_flight,
     "peak_ewma": lambda: peak_ewma,

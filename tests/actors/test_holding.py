@@ -41,7 +41,7 @@ class Calls:
 
 
 class Priced:
-    """A selector of a user's: a costs ten seconds, everything else nothing."""
+    """A selector of a user's: a costs ten seconds a token, everything else nothing."""
 
     def __init__(self):
         self.learned = []
@@ -50,11 +50,19 @@ class Priced:
         return candidates[0]
 
     def price(self, account, demand, now):
-        return 10.0 if account.name == "a" else 0.0
+        return 10.0 * demand.tokens if account.name == "a" else 0.0
 
     def learn(self, accounts, demand, now):
         self.learned.append(([account.name for account in accounts], demand.tokens))
         return True
+
+
+class ByTime(Priced):
+    """Another: a call costs the time that the account needs for it, of what is half used up."""
+
+    def price(self, account, demand, now):
+        views = [view for view in account.dimensions if view.used(now) > 0.5 * view.burst]
+        return max((getattr(demand, view.dimension) / view.limit * view.period for view in views), default=0.0)
 
 
 ONE = {"name": "b", "limits": {"requests": {"amount": 1, "per": 5.0}}}
@@ -93,14 +101,21 @@ async def test_alone_a_call_waits_for_no_account_that_comes_too_late(balancing, 
 
 
 async def test_left_alone_it_goes_at_once(balancing, autojump_clock):
-    """Two wait, and the second has too little time for the cheap account: when the first is gone it takes the dear one."""
-    async with balancing(MANY, ONE, selector=Priced()) as balancer, trio.open_nursery() as nursery:
+    """It costs more than the smallest and has too little time for the cheap account: it goes when the one that waits has left."""
+    both = {**ONE, "models": ["m", "n"]}
+    async with balancing({**MANY, "models": ["m"]}, both, selector=Priced()) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
-        await calls.start("first", 1)
-        await calls.start("second", 1, within=2.0)
-        await calls.start("third", 2, within=2.5)
+        await calls.start("first", 1, model="m")
+        await calls.start("small", 1, within=0.5, model="m")
+        async with trio.open_nursery() as others:
+            await Calls(balancer, others).start("waits", 1, model="n")
+            await calls.start("held", 2, within=2.0, model="m")
+            await trio.sleep(1.0)
+            assert calls.account == {"first": "b", "small": "a"}
+            others.cancel_scope.cancel()
         await trio.sleep(10.0)
-        assert calls.account["second"] == "a"
+        assert calls.account["held"] == "a"
+        assert calls.began["held"] == pytest.approx(1.0, abs=0.01)
         assert calls.errors == {}
 
 
@@ -115,9 +130,10 @@ async def test_left_alone_by_one_that_was_placed_it_goes_at_once(balancing, auto
         await calls.start("runs", 1, model="n")
         calls.latency = 5.0
         await calls.start("other", 1, model="n")
-        await calls.start("held", 1, within=2.0, model="m", priority=1)
+        await calls.start("small", 1, within=0.5, model="m")
+        await calls.start("held", 2, within=2.0, model="m", priority=1)
         await trio.sleep(10.0)
-        assert calls.account == {"first": "b", "runs": "c", "other": "c", "held": "a"}
+        assert calls.account == {"first": "b", "runs": "c", "small": "a", "other": "c", "held": "a"}
         assert calls.began["held"] == calls.began["other"] == pytest.approx(calls.began["first"] + 1.0)
 
 
@@ -145,7 +161,7 @@ async def test_nobody_waits_for_the_sake_of_those_elsewhere(other, balancing, au
 
 async def test_none_is_refused_for_those_before_it_that_may_be_held_back(balancing, autojump_clock):
     """While small ones of higher priority wait for a, large ones go to b: by their number alone they would be too late."""
-    async with balancing(FEW_TOKENS, FEW_REQUESTS, max_waiting=1000) as balancer, trio.open_nursery() as nursery:
+    async with balancing(FEW_TOKENS, FEW_REQUESTS, max_waiting=1000, selector=ByTime()) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
         await calls.start("small", 100, within=20.0, count=150, model="m", priority=1)
         await calls.start("large", 2000, within=10.0, count=5, model="m")
@@ -233,11 +249,12 @@ async def test_a_large_call_takes_scarce_tokens_rather_than_fail(balancing, auto
         assert calls.account["large"] == "a"
 
 
-async def test_what_is_not_scarce_costs_nothing(balancing, autojump_clock):
-    """With b used up and a more than half full, a large call goes to a at once."""
+async def test_what_nobody_has_needed_lately_costs_nothing(balancing, autojump_clock):
+    """With b used up a large call goes to a at once: the burst that took all of that is a minute ago."""
     async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
-        await calls.start("of a", 4000, model="only-a")
+        await calls.start("of a", 10_000, model="only-a")
+        await trio.sleep(61.0)
         await calls.start("of b", 100, model="only-b", count=20)
         await calls.start("large", 2000)
         assert calls.account["large"] == "a"

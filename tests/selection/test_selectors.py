@@ -18,10 +18,10 @@ from balancer.core.outcome import Evidence, Served
 from balancer.core.settings import Account
 from balancer.errors import ConfigError
 from balancer.selection import SELECTORS, make_selector
+from balancer.selection.pressure import under_least_pressure
 from balancer.selection.selectors import (
     SmoothRoundRobin,
     least_in_flight,
-    least_pressure,
     peak_ewma,
     power_of_two,
     random_choice,
@@ -152,7 +152,7 @@ def test_smooth_round_robin():
 def test_each_balancer_takes_its_own_turns():
     """A selector with a memory is made anew."""
     assert make_selector("weighted") is not make_selector("weighted")
-    assert make_selector("least_pressure") is make_selector("least_pressure")
+    assert make_selector("random") is make_selector("random")
 
 
 def test_shares_of_91_and_nine_ones():
@@ -198,47 +198,47 @@ def test_peak_ewma_weighs_latency_by_what_is_pending():
 
 def test_least_pressure_expects_the_first_to_finish():
     """Latency times what is in flight, among accounts without limits."""
-    assert share(least_pressure, [view("slow", mean=1.0), view("fast", mean=0.2, in_flight=3)]) == {"fast": 1.0}
-    assert share(least_pressure, [view("slow", mean=1.0), view("fast", mean=0.2, in_flight=5)]) == {"slow": 1.0}
+    assert share(under_least_pressure, [view("slow", mean=1.0), view("fast", mean=0.2, in_flight=3)]) == {"fast": 1.0}
+    assert share(under_least_pressure, [view("slow", mean=1.0), view("fast", mean=0.2, in_flight=5)]) == {"slow": 1.0}
 
 
 def test_least_pressure_tries_the_unknown_as_the_average():
     """Neither first nor never."""
     candidates = [view("fast", mean=0.2), view("slow", mean=0.6), view("new")]
-    assert share(least_pressure, candidates) == {"fast": 1.0}
+    assert share(under_least_pressure, candidates) == {"fast": 1.0}
     candidates = [view("fast", mean=0.2, in_flight=2), view("slow", mean=0.6), view("new")]
-    assert share(least_pressure, candidates) == {"new": 1.0}
+    assert share(under_least_pressure, candidates) == {"new": 1.0}
 
 
 def test_few_candidates_are_hot_above_a_share():
     """.84 after placement: the faster one is spared then."""
     cold, warm = view("slow", mean=1.0, used=(10.0,)), view("fast", mean=0.1, used=(82.9,))
-    assert share(least_pressure, [cold, warm]) == {"fast": 1.0}
+    assert share(under_least_pressure, [cold, warm]) == {"fast": 1.0}
     hot = view("fast", mean=0.1, used=(83.1,))
-    assert share(least_pressure, [cold, hot]) == {"slow": 1.0}
+    assert share(under_least_pressure, [cold, hot]) == {"slow": 1.0}
 
 
 def test_the_dominant_share_decides_what_is_hot():
     """The fullest of its rates counts, whichever this call would fill."""
     rates = (quota(10.0), quota(900.0, limit=1000.0, dimension="tokens"))
     fast = view("fast", mean=0.1)._replace(dimensions=rates)
-    assert share(least_pressure, [fast, view("slow", mean=1.0, used=(50.0,))]) == {"slow": 1.0}
+    assert share(under_least_pressure, [fast, view("slow", mean=1.0, used=(50.0,))]) == {"slow": 1.0}
 
 
 def test_many_candidates_are_hot_above_the_quantile():
     """Of seven the fullest is hot, though nearly empty itself."""
     others = [view(f"slow-{place}", mean=1.0, used=(float(place),)) for place in range(6)]
-    assert "fast" not in share(least_pressure, [*others, view("fast", mean=0.01, used=(7.0,))])
-    assert share(least_pressure, [*others, view("fast", mean=0.01, used=(5.0,))]) == {"fast": 1.0}
+    assert "fast" not in share(under_least_pressure, [*others, view("fast", mean=0.01, used=(7.0,))])
+    assert share(under_least_pressure, [*others, view("fast", mean=0.01, used=(5.0,))]) == {"fast": 1.0}
 
 
 def test_where_all_are_hot_the_least_used_is_taken():
     """By its weight; how fast it is does not count any more."""
     candidates = [view("fast", mean=0.01, used=(98.0,)), view("slow", mean=9.0, used=(90.0,))]
-    assert share(least_pressure, candidates) == {"slow": 1.0}
+    assert share(under_least_pressure, candidates) == {"slow": 1.0}
     candidates = [view("heavy", weight=2.0, used=(98.0,)), view("light", used=(90.0,))]
-    assert share(least_pressure, candidates) == {"heavy": 1.0}
-    assert share(least_pressure, [view("a", used=(90.0,)), view("b", used=(90.0,))])["a"] == pytest.approx(0.5, abs=0.03)
+    assert share(under_least_pressure, candidates) == {"heavy": 1.0}
+    assert share(under_least_pressure, [view("a", used=(90.0,)), view("b", used=(90.0,))])["a"] == pytest.approx(0.5, abs=0.03)
 
 
 def served_per_minute(selector, *, minutes=20, seed=1):
@@ -267,7 +267,7 @@ def served_per_minute(selector, *, minutes=20, seed=1):
 
 def test_unequal_quotas_are_used_well():
     """Linear programming allows 120 calls a minute; without any queue nine tenths are served, more than by calls in flight."""
-    by_pressure = served_per_minute(least_pressure)
+    by_pressure = served_per_minute(under_least_pressure)
     assert 108 <= by_pressure <= 121
     assert by_pressure > served_per_minute(least_in_flight) + 3
 
