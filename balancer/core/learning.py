@@ -1,8 +1,12 @@
-"""The period of a limit that nobody configured, from what responses show of it: limit, remaining and reset.
+"""The period and the burst of a limit that nobody configured, from what responses show of it: limit, remaining and reset.
 
 A reset means one of two things. *Continuous*: the time until the bucket is full, used x period / limit. *Window*: the time
 until the oldest charge leaves, or until the window ends, never more than the period. They agree when everything is used; with
 less in use the first reads a longer period from the same reset, so it is believed until samples contradict it.
+
+A bucket may hold less than its limit, and nothing says so: what it lacks when it is full looks as if others had taken it. So a
+limit of which ours do not explain what is used is a bucket of a burst that only grows with what answers show, and its period is
+the longest that they allow, until they allow less: to be wrong in these costs time and no refusal.
 """
 
 from __future__ import annotations
@@ -27,8 +31,14 @@ INSTANTS = 10.0
 NOISE = 0.02
 """Relative error of any reset: it is read and written at different moments."""
 
-UNIT_NOISE = 0.1
-"""Relative error of a unit's time: the difference of three resets."""
+LATE = 0.1
+"""By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
+
+USUAL = (86400.0, 3600.0, 60.0)
+"""Periods that nearly every provider counts by: while bounds are far apart, the longest of these between them is meant."""
+
+NEARLY = 0.01
+"""Share of a limit, or one unit, that a full bucket may lack and still hold all of it: the request that was answered."""
 
 FAR = 1.5
 """Bounds of a period that are further apart than this ratio say little about what lies between."""
@@ -46,100 +56,158 @@ def nice(low: float, high: float) -> float:
 
 
 @attrs.define(eq=False)
+class Span:
+    """Bounds of the period of a bucket, by one way to round a reset.
+
+    Attributes:
+        low: at least, since no bucket holds more than the limit.
+        full_high: at most, if it holds all of the limit.
+        high: at most, whatever it holds.
+    """
+
+    low: float = 0.0
+    full_high: float = math.inf
+    high: float = math.inf
+
+
+@attrs.define(eq=False)
 class Learning:
-    """What is known of one limit's period."""
+    """What is known of one limit's period and burst."""
 
     limit: float = 0.0
     known_period: float = 0.0
     """As the headers' names say it; 0 where they do not."""
-    burst: float = math.inf
-    """Units that may go at once, where that is less than the limit."""
     samples: int = 0
-    continuous: bool = True
-    _spans: list[tuple[float, float]] = attrs.field(init=False, factory=lambda: [(0.0, math.inf)] * len(WHOLE_SECONDS))
-    """Bounds of the period if it is continuous, one for each way to round a reset; none once all are refuted."""
+    _shown: float = attrs.field(init=False, default=0.0)
+    """The most units that are known to fit at once."""
+    _short: bool = attrs.field(init=False, default=False)
+    """Whether the first response showed more in use than ours."""
+    _surprised: bool = attrs.field(init=False, default=False)
+    """Whether a request was refused for which there seemed to be room."""
+    _spans: list[Span] = attrs.field(init=False, factory=lambda: [Span() for _ in WHOLE_SECONDS])
+    """One for each way to round a reset; none once all are refuted."""
+    _full: bool = attrs.field(init=False, default=True)
+    """Whether it may be a bucket of all of the limit."""
+    _small: bool = attrs.field(init=False, default=True)
+    """Whether it may be a bucket of any burst."""
+    _least_used: tuple[float, float] = attrs.field(init=False, default=(math.inf, 0.0))
+    """What was used in the response that showed most left, and the negative of its reset."""
     _most_used: float = attrs.field(init=False, default=0.0)
     _if_continuous: float = attrs.field(init=False, default=0.0)
     _if_continuous_at_most: float = attrs.field(init=False, default=math.inf)
     _longest_reset: float = attrs.field(init=False, default=0.0)
-    _unit: float = attrs.field(init=False, default=0.0)
-    """Seconds per unit, where a small burst has shown it."""
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
-    def see(self, used: float, rounding: float, reset_after: float, oldest_for: float) -> None:
+    def see(
+        self,
+        used: float,
+        rounding: float,
+        reset_after: float,
+        oldest_for: float,
+        *,
+        ours: float = math.inf,
+        counted: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         """Take in one response, of the limit in `self.limit`.
 
         Args:
             used: limit less remaining, > 0; may be too large by up to `rounding`.
-            reset_after: seconds to the reset, > 0.
+            reset_after: seconds to the reset.
             oldest_for: seconds since the oldest charge that the provider can hold was sent; `inf` if there may be older ones.
+            ours: units of ours that it may hold.
+            counted: units that it has surely counted, and seconds since these were sent.
         """
         self.samples += 1
-        self._longest_reset = max(self._longest_reset, reset_after)
-        self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
-        if used >= self._most_used:  # the more is used, the less does rounding blur it
-            self._most_used, self._if_continuous = used, reset_after * self.limit / used
-            least_used = used - rounding
-            self._if_continuous_at_most = reset_after * self.limit / least_used if least_used > 0 else math.inf
+        if self.samples == 1:
+            self._short = used > ours + rounding and not self._whole
+        if reset_after > 0.0:
+            self._longest_reset = max(self._longest_reset, reset_after)
+            self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
+            if used >= self._most_used:  # the more is used, the less does rounding blur it
+                self._most_used, self._if_continuous = used, reset_after * self.limit / used
+                least_used = used - rounding
+                self._if_continuous_at_most = reset_after * self.limit / least_used if least_used > 0 else math.inf
         if spans := self._spans:
-            self._spans = spans = [self._narrowed(span, way, used, rounding, reset_after) for way, span in enumerate(spans)]
+            for way, span in enumerate(spans):
+                self._narrow(span, way, used, rounding, reset_after, counted)
             ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
-            self.continuous = any(low <= high for low, high in ways)
-            if not self.continuous and spans[-1][0] > spans[-1][1]:
+            self._full = any(span.low <= span.full_high for span in ways)
+            self._small = any(span.low <= span.high for span in spans)
+            if not (self._full or self._small) and spans[-1].low > spans[-1].full_high:
                 self._spans = []
+        if (used, -reset_after) < self._least_used:
+            self._least_used = used, -reset_after
 
-    def _narrowed(
-        self, span: tuple[float, float], way: int, used: float, rounding: float, reset_after: float
-    ) -> tuple[float, float]:
-        less, more = WHOLE_SECONDS[way] if reset_after.is_integer() else PRECISE
-        noise = NOISE * reset_after
-        shortest = (reset_after + less - noise) * self.limit / used
-        least_used = used - rounding
-        longest = (reset_after + more + noise) * self.limit / least_used if least_used > 0 else math.inf
-        return max(span[0], shortest), min(span[1], longest)
+    def _narrow(
+        self, span: Span, way: int, used: float, rounding: float, reset_after: float, counted: tuple[float, float]
+    ) -> None:
+        limit, least_used = self.limit, used - rounding
+        soonest, latest = _between(reset_after, way)
+        span.low = max(span.low, soonest * limit / used)
+        if least_used > 0:
+            span.full_high = min(span.full_high, latest * limit / least_used)
+        amount, sent_for = counted
+        if amount:  # it is full no sooner than what was counted has refilled
+            span.high = min(span.high, (sent_for + latest) * limit / amount)
+        other_used, other_reset = self._least_used[0], -self._least_used[1]
+        if other_used < math.inf:  # whatever is used and whatever a full bucket holds, the difference is that of the resets
+            other_soonest, other_latest = _between(other_reset, way)
+            apart, shortest, longest = used - other_used, soonest - other_latest, latest - other_soonest
+            if apart < 0.0:
+                apart, shortest, longest = -apart, -longest, -shortest
+            span.low = max(span.low, shortest * limit / (apart + rounding))
+            if apart > rounding:
+                span.high = min(span.high, longest * limit / (apart - rounding))
 
-    def refused(self, amount: float, wait: float, reset_after: float) -> bool:
-        """A request was refused for which there seemed to be room; returns whether a small burst explains it.
+    def show(self, amount: float) -> None:
+        """So much fits at once: an answer shows it, or it has been served."""
+        self._shown = min(max(self._shown, amount), self.limit)
+        if self._whole:
+            self._short = False
 
-        An empty bucket of burst b is full after b T and has room for an amount q after q T; at every moment the two waits differ by
-        (b - q) T. The longest reset was that of an empty bucket, so it exceeds this difference by q T.
+    def refused(self, amount: float, held: float) -> None:
+        """A request was refused for which there seemed to be room: a full bucket holds less than was thought, or refills later.
 
         Args:
-            amount: q, what was refused.
-            wait: seconds after which it would not be.
-            reset_after: seconds until the bucket is full.
+            amount: what was refused.
+            held: units that ours have in use, and what remains.
         """
-        longest = max(self._longest_reset, reset_after)
-        unit = (longest - (reset_after - wait)) / amount
-        if not (unit > 0.0 and FAR * longest / unit < self.limit):
-            return False
-        self._unit, self.burst = unit, max(amount, round(longest / unit))
-        return True
+        self._short = self._surprised = True
+        self._shown = min(self._shown, max(amount, held))
 
-    def shown(self, remaining: float) -> None:
-        """An answer shows so much left: more than a small burst could have refutes it."""
-        if remaining > self.burst:
-            self._unit, self.burst = 0.0, math.inf
+    @property
+    def _whole(self) -> bool:
+        return self._shown >= self.limit - max(1.0, NEARLY * self.limit)
+
+    @property
+    def burst(self) -> float:
+        """Units that may go at once."""
+        return min(self.limit, max(1.0, self._shown)) if self._short else self.limit
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it may be."""
+        return self._small if self._short else self._full
 
     @property
     def refills(self) -> bool:
-        """Whether it is surely continuous: a reset was shown that is longer than any window could be."""
-        return bool(self._unit) or (self.continuous and self._longest_reset > FAR * self._window_at_most)
+        """Whether it is surely continuous: a reset was shown that is longer than any window could be; or it is counted so, since a
+        small burst explains what is used."""
+        return self._small if self._short else self._full and self._longest_reset > FAR * self._window_at_most
 
     @property
     def period(self) -> float:
         """Seconds; 0 while nothing is known."""
         if self.known_period:
             return self.known_period
-        if self._unit:
-            period = self.limit * self._unit
-            return min(nice(period * (1 - UNIT_NOISE), period * (1 + UNIT_NOISE)), LONGEST)
+        if self._short and self._small:
+            return min(max(self._of_small(), SHORTEST), LONGEST)
         if not self._longest_reset:
             return 0.0
-        if self.continuous:
+        if self._full:
             low, high = max(self._if_continuous, self._longest_reset), self._if_continuous_at_most
             if high > FAR * low:
-                low = max(low, min(low for low, high in self._spans if low <= high))
+                low = max(low, min(span.low for span in self._spans if span.low <= span.full_high))
                 high = low * 1.05
             period = nice(low, high)
         else:
@@ -147,3 +215,22 @@ class Learning:
             high = self._window_at_most
             period = nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
         return min(max(period, SHORTEST), LONGEST)
+
+    def _of_small(self) -> float:
+        spans = [span for span in self._spans if span.low <= span.high]
+        if not spans:
+            return 0.0
+        low, high = min(span.low for span in spans), max(span.high for span in spans)
+        if high <= FAR * low:
+            return nice(low, high)
+        usual = [period for period in USUAL if low <= period <= high]
+        if usual and not self._surprised:
+            return usual[0] if high < math.inf else usual[-1]
+        return nice(max(low, high * (1 - LATE)), high) if high < math.inf else low * 1.05
+
+
+def _between(reset_after: float, way: int) -> tuple[float, float]:
+    """The true reset, by one way to round it."""
+    less, more = WHOLE_SECONDS[way] if reset_after.is_integer() else PRECISE
+    noise = NOISE * reset_after
+    return reset_after + less - noise, reset_after + more + noise
