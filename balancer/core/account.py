@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from balancer.core.secret import Secret
 
-COLD_LIMIT = 5
+COLD_LIMIT = 2
 """Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
 each beyond the unknown limit is refused; not fewer, since each one held back waits for a whole answer."""
 QUOTA_RECHECK = 3600.0

@@ -25,6 +25,9 @@ WHOLE_SECONDS = ((0.0, 1.0), (-1.0, 0.0), (-0.5, 0.5), (-2.0, 0.0))
 """What the true reset may add to one shown in whole seconds: cut off, rounded up, rounded to the nearest, and an instant that is
 rounded up, read against a date that is cut off. A provider keeps to one of them, so each is followed through all samples on its own."""
 
+WHOLE = (-2.0, 1.0)
+"""The same, whichever it is."""
+
 INSTANTS = 10.0
 """Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
 
@@ -93,8 +96,9 @@ class Learning:
     _least_used: tuple[float, float] = attrs.field(init=False, default=(math.inf, 0.0))
     """What was used in the response that showed most left, and the negative of its reset."""
     _most_used: float = attrs.field(init=False, default=0.0)
-    _if_continuous: float = attrs.field(init=False, default=0.0)
-    _if_continuous_at_most: float = attrs.field(init=False, default=math.inf)
+    _if_full: float = attrs.field(init=False, default=0.0)
+    _if_full_at_least: float = attrs.field(init=False, default=0.0)
+    _if_full_at_most: float = attrs.field(init=False, default=math.inf)
     _longest_reset: float = attrs.field(init=False, default=0.0)
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
@@ -124,9 +128,10 @@ class Learning:
             self._longest_reset = max(self._longest_reset, reset_after)
             self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
             if used >= self._most_used:  # the more is used, the less does rounding blur it
-                self._most_used, self._if_continuous = used, reset_after * self.limit / used
-                least_used = used - rounding
-                self._if_continuous_at_most = reset_after * self.limit / least_used if least_used > 0 else math.inf
+                self._most_used, self._if_full = used, reset_after * self.limit / used
+                least_used, (less, more) = used - rounding, WHOLE if reset_after.is_integer() else PRECISE
+                self._if_full_at_least = (reset_after + less) * self.limit / used
+                self._if_full_at_most = (reset_after + more) * self.limit / least_used if least_used > 0 else math.inf
         if spans := self._spans:
             for way, span in enumerate(spans):
                 self._narrow(span, way, used, rounding, reset_after, counted)
@@ -155,7 +160,8 @@ class Learning:
             apart, shortest, longest = used - other_used, soonest - other_latest, latest - other_soonest
             if apart < 0.0:
                 apart, shortest, longest = -apart, -longest, -shortest
-            span.low = max(span.low, shortest * limit / (apart + rounding))
+            if apart + rounding > 0.0:
+                span.low = max(span.low, shortest * limit / (apart + rounding))
             if apart > rounding:
                 span.high = min(span.high, longest * limit / (apart - rounding))
 
@@ -200,33 +206,32 @@ class Learning:
         """Seconds; 0 while nothing is known."""
         if self.known_period:
             return self.known_period
-        if self._short and self._small:
-            return min(max(self._of_small(), SHORTEST), LONGEST)
-        if not self._longest_reset:
-            return 0.0
-        if self._full:
-            low, high = max(self._if_continuous, self._longest_reset), self._if_continuous_at_most
-            if high > FAR * low:
-                low = max(low, min(span.low for span in self._spans if span.low <= span.full_high))
-                high = low * 1.05
-            period = nice(low, high)
-        else:
-            low = self._longest_reset
-            high = self._window_at_most
-            period = nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
-        return min(max(period, SHORTEST), LONGEST)
+        period = self._of_bucket() if self.continuous else self._of_window()
+        return min(max(period, SHORTEST), LONGEST) if period or self._longest_reset else 0.0
 
-    def _of_small(self) -> float:
-        spans = [span for span in self._spans if span.low <= span.high]
-        if not spans:
-            return 0.0
-        low, high = min(span.low for span in spans), max(span.high for span in spans)
-        if high <= FAR * low:
+    def _of_window(self) -> float:
+        low, high = self._longest_reset, self._window_at_most
+        return nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
+
+    def _of_bucket(self) -> float:
+        low, high = self._bounds()
+        if self._short and high <= FAR * low:
             return nice(low, high)
-        usual = [period for period in USUAL if low <= period <= high]
+        if not self._short and self._if_full_at_most <= FAR * self._if_full_at_least:
+            return nice(max(self._if_full, self._longest_reset), max(self._if_full_at_most, self._longest_reset))
+        usual = [period for period in USUAL if low <= period <= high < math.inf]
         if usual and not self._surprised:
-            return usual[0] if high < math.inf else usual[-1]
-        return nice(max(low, high * (1 - LATE)), high) if high < math.inf else low * 1.05
+            return usual[0]
+        if self._short and high < math.inf:
+            return nice(max(low, high * (1 - LATE)), high)
+        low = max(low, self._if_full, self._longest_reset)
+        return nice(low, 1.05 * low)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Of the period of a bucket."""
+        bounds = [(span.low, span.high if self._short else min(span.full_high, span.high)) for span in self._spans]
+        bounds = [(low, high) for low, high in bounds if low <= high]
+        return min((low for low, _ in bounds), default=0.0), max((high for _, high in bounds), default=math.inf)
 
 
 def _between(reset_after: float, way: int) -> tuple[float, float]:
