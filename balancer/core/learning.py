@@ -221,7 +221,7 @@ class Learning:
             return nice(max(self._if_full, self._longest_reset), max(self._if_full_at_most, self._longest_reset))
         usual = [period for period in USUAL if low <= period <= high < math.inf]
         if usual and not self._surprised:
-            return usual[0]
+            return usual[0] if self._short else usual[-1]
         if self._short and high < math.inf:
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)
