@@ -223,7 +223,7 @@ class Learning:
         usual = [period for period in USUAL if low <= period <= high < math.inf]
         if usual and not self._surprised:
             return usual[0] if self._short else usual[-1]
-        if high < math.inf and (self._short or not self._longest_reset):
+        if high < math.inf and (self._short or self._most_used < self.limit):
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)
         return nice(low, 1.05 * low)
