@@ -123,7 +123,7 @@ class Learning:
         """
         self.samples += 1
         if self.samples == 1:
-            self._short = used > ours + rounding and not self._whole
+            self._short = used - ours >= rounding and used > ours and not self._whole
         if reset_after > 0.0 and used > 0.0:
             self._longest_reset = max(self._longest_reset, reset_after)
             self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
@@ -223,6 +223,8 @@ class Learning:
         usual = [period for period in USUAL if low <= period <= high < math.inf]
         if usual and not self._surprised:
             return usual[0] if self._short else usual[-1]
+        if not self._short and self._window_at_most < math.inf:  # it may as well be a window
+            high = max(high, self._window_at_most)
         if high < math.inf and (self._short or self._most_used < self.limit):
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)

@@ -413,6 +413,8 @@ class Ledger:
             used, reset_after = learning.limit - remaining, seen.reset_after
             if reset_after is not None and 0 <= reset_after <= LONGEST:
                 ours = math.inf if learning.samples else self._ours(seen.dimension)
+                if seen.dimension in ESTIMATED:
+                    ours *= WRONG
                 oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
                 counted = self._counted(seen.dimension, reservation, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
