@@ -415,7 +415,9 @@ class Ledger:
                 ours = math.inf if learning.samples else self._ours(seen.dimension)
                 if seen.dimension in ESTIMATED:
                     ours *= WRONG
-                oldest_for = self._oldest_for(seen.dimension, used, reservation, now) if learning.samples < AGED_SAMPLES else math.inf
+                oldest_for = (
+                    self._oldest_for(seen.dimension, used, reservation, now) if learning.samples < AGED_SAMPLES else math.inf
+                )
                 counted = self._counted(seen.dimension, reservation, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
         return (groups, learned), self._draw_line(groups, learned, seen, now)
@@ -500,7 +502,13 @@ class Ledger:
         )
 
     def _learn_burst(
-        self, learned: Learned, remaining: float, dimension: str, reservation: Reservation, refused_for: float | None, now: float
+        self,
+        learned: Learned,
+        remaining: float,
+        dimension: str,
+        reservation: Reservation,
+        refused_for: float | None,
+        now: float,
     ) -> None:
         """Take in what an answer tells of how much fits at once."""
         learning, line = learned.learning, learned.line
