@@ -1,8 +1,12 @@
-"""The period of a limit that nobody configured, from what responses show of it: limit, remaining and reset.
+"""The period and the burst of a limit that nobody configured, from what responses show of it: limit, remaining and reset.
 
 A reset means one of two things. *Continuous*: the time until the bucket is full, used x period / limit. *Window*: the time
 until the oldest charge leaves, or until the window ends, never more than the period. They agree when everything is used; with
 less in use the first reads a longer period from the same reset, so it is believed until samples contradict it.
+
+A bucket may hold less than its limit, and nothing says so: what it lacks when it is full looks as if others had taken it. So a
+limit of which ours do not explain what is used is a bucket of a burst that only grows with what answers show, and its period is
+the longest that they allow, until they allow less: to be wrong in these costs time and no refusal.
 """
 
 from __future__ import annotations
@@ -11,24 +15,25 @@ import math
 
 import attrs
 
+from balancer.core.span import NOISE, WAYS, WHOLE, Seen, Span, bounds_of
+
 LONGEST = 86400.0 * 366
 SHORTEST = 0.001
 NICE = (86400.0, 3600.0, 60.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01)
 """Periods are chosen by people: of the values a measurement allows, the multiple of the coarsest of these is meant."""
 
-PRECISE = (-0.001, 0.001)
-WHOLE_SECONDS = ((0.0, 1.0), (-1.0, 0.0), (-0.5, 0.5), (-2.0, 0.0))
-"""What the true reset may add to one shown in whole seconds: cut off, rounded up, rounded to the nearest, and an instant that is
-rounded up, read against a date that is cut off. A provider keeps to one of them, so each is followed through all samples on its own."""
-
 INSTANTS = 10.0
 """Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
 
-NOISE = 0.02
-"""Relative error of any reset: it is read and written at different moments."""
+LATE = 0.1
+"""By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
 
-UNIT_NOISE = 0.1
-"""Relative error of a unit's time: the difference of three resets."""
+USUAL = (60.0, 3600.0, 86400.0)
+"""Periods that nearly every provider counts by: while bounds are far apart, the first of these between them is meant. Bounds are the
+farther apart the longer answers take, so the last would nearly always be wrong; the first costs one refusal where it is."""
+
+NEARLY = 0.01
+"""Share of a limit, or one unit, that a full bucket may lack and still hold all of it: the request that was answered."""
 
 FAR = 1.5
 """Bounds of a period that are further apart than this ratio say little about what lies between."""
@@ -47,103 +52,155 @@ def nice(low: float, high: float) -> float:
 
 @attrs.define(eq=False)
 class Learning:
-    """What is known of one limit's period."""
+    """What is known of one limit's period and burst."""
 
     limit: float = 0.0
     known_period: float = 0.0
     """As the headers' names say it; 0 where they do not."""
-    burst: float = math.inf
-    """Units that may go at once, where that is less than the limit."""
     samples: int = 0
-    continuous: bool = True
-    _spans: list[tuple[float, float]] = attrs.field(init=False, factory=lambda: [(0.0, math.inf)] * len(WHOLE_SECONDS))
-    """Bounds of the period if it is continuous, one for each way to round a reset; none once all are refuted."""
+    _shown: float = attrs.field(init=False, default=0.0)
+    """The most units that are known to fit at once."""
+    _short: bool = attrs.field(init=False, default=False)
+    """Whether the first response showed more in use than ours."""
+    _surprised: bool = attrs.field(init=False, default=False)
+    """Whether a request was refused for which there seemed to be room."""
+    _spans: list[Span] = attrs.field(init=False, factory=lambda: [Span() for _ in WAYS])
+    """One for each way to round a reset; none once all are refuted."""
+    _full: bool = attrs.field(init=False, default=True)
+    """Whether it may be a bucket of all of the limit."""
+    _small: bool = attrs.field(init=False, default=True)
+    """Whether it may be a bucket of any burst."""
+    _least_used: tuple[float, float] = attrs.field(init=False, default=(math.inf, 0.0))
+    """What was used in the response that showed most left, and the negative of its reset."""
     _most_used: float = attrs.field(init=False, default=0.0)
-    _if_continuous: float = attrs.field(init=False, default=0.0)
-    _if_continuous_at_most: float = attrs.field(init=False, default=math.inf)
+    _if_full: float = attrs.field(init=False, default=0.0)
+    """The period by that response, if a full bucket holds all of the limit; and bounds of it."""
+    _if_full_within: tuple[float, float] = attrs.field(init=False, default=(0.0, math.inf))
+    _alone: float = attrs.field(init=False, default=math.inf)
+    """The period if what a response had surely counted was all that its reset was about: no bucket has a longer one."""
     _longest_reset: float = attrs.field(init=False, default=0.0)
-    _unit: float = attrs.field(init=False, default=0.0)
-    """Seconds per unit, where a small burst has shown it."""
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
-    def see(self, used: float, rounding: float, reset_after: float, oldest_for: float) -> None:
+    def see(
+        self,
+        used: float,
+        rounding: float,
+        reset_after: float,
+        oldest_for: float,
+        *,
+        ours: float = math.inf,
+        counted: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         """Take in one response, of the limit in `self.limit`.
 
         Args:
-            used: limit less remaining, > 0; may be too large by up to `rounding`.
-            reset_after: seconds to the reset, > 0.
+            used: limit less remaining; may be too large by up to `rounding`.
+            reset_after: seconds to the reset.
             oldest_for: seconds since the oldest charge that the provider can hold was sent; `inf` if there may be older ones.
+            ours: units of ours that it may hold.
+            counted: units that it has surely counted, and seconds since these were sent.
         """
         self.samples += 1
-        self._longest_reset = max(self._longest_reset, reset_after)
-        self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
-        if used >= self._most_used:  # the more is used, the less does rounding blur it
-            self._most_used, self._if_continuous = used, reset_after * self.limit / used
-            least_used = used - rounding
-            self._if_continuous_at_most = reset_after * self.limit / least_used if least_used > 0 else math.inf
-        if spans := self._spans:
-            self._spans = spans = [self._narrowed(span, way, used, rounding, reset_after) for way, span in enumerate(spans)]
-            ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
-            self.continuous = any(low <= high for low, high in ways)
-            if not self.continuous and spans[-1][0] > spans[-1][1]:
-                self._spans = []
+        if self.samples == 1:
+            self._short = used - ours >= rounding and used > ours and not self._whole
+        if reset_after > 0.0 and used > 0.0:
+            self._longest_reset = max(self._longest_reset, reset_after)
+            self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
+            if used >= self._most_used:  # the more is used, the less does rounding blur it
+                self._most_used, self._if_full = used, reset_after * self.limit / used
+                span = Span()
+                span.take_in(self.limit, Seen(used, rounding, *bounds_of(reset_after, WHOLE)))
+                self._if_full_within = span.low, span.full_high
+        if counted[0]:
+            self._alone = min(self._alone, (counted[1] + reset_after) * self.limit / counted[0])
+        if self._spans:
+            self._narrow(used, rounding, reset_after, counted)
+        self._least_used = min(self._least_used, (used, -reset_after))
 
-    def _narrowed(
-        self, span: tuple[float, float], way: int, used: float, rounding: float, reset_after: float
-    ) -> tuple[float, float]:
-        less, more = WHOLE_SECONDS[way] if reset_after.is_integer() else PRECISE
-        noise = NOISE * reset_after
-        shortest = (reset_after + less - noise) * self.limit / used
-        least_used = used - rounding
-        longest = (reset_after + more + noise) * self.limit / least_used if least_used > 0 else math.inf
-        return max(span[0], shortest), min(span[1], longest)
+    def _narrow(self, used: float, rounding: float, reset_after: float, counted: tuple[float, float]) -> None:
+        spans, other = self._spans, self._least_used
+        for span, way in zip(spans, WAYS, strict=True):
+            seen = Seen(used, rounding, *bounds_of(reset_after, way))
+            span.take_in(self.limit, seen, counted)
+            if other[0] < math.inf:
+                span.compare(self.limit, seen, Seen(other[0], rounding, *bounds_of(-other[1], way)))
+        ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
+        self._full = any(span.low <= span.full_high for span in ways)
+        self._small = any(span.low <= span.high for span in spans)
+        if not (self._full or self._small) and spans[-1].low > spans[-1].full_high:
+            self._spans = []
 
-    def refused(self, amount: float, wait: float, reset_after: float) -> bool:
-        """A request was refused for which there seemed to be room; returns whether a small burst explains it.
+    def show(self, amount: float) -> None:
+        """So much fits at once: an answer shows it, or it has been served."""
+        self._shown = min(max(self._shown, amount), self.limit)
+        if self._whole:
+            self._short = False
 
-        An empty bucket of burst b is full after b T and has room for an amount q after q T; at every moment the two waits differ by
-        (b - q) T. The longest reset was that of an empty bucket, so it exceeds this difference by q T.
+    def refused(self, amount: float, held: float) -> None:
+        """A request was refused for which there seemed to be room: a full bucket holds less than was thought, or refills later.
 
         Args:
-            amount: q, what was refused.
-            wait: seconds after which it would not be.
-            reset_after: seconds until the bucket is full.
+            amount: what was refused.
+            held: units that ours have in use, and what remains.
         """
-        longest = max(self._longest_reset, reset_after)
-        unit = (longest - (reset_after - wait)) / amount
-        if not (unit > 0.0 and FAR * longest / unit < self.limit):
-            return False
-        self._unit, self.burst = unit, max(amount, round(longest / unit))
-        return True
+        self._short = self._surprised = True
+        self._shown = min(self._shown, max(amount, held))
 
-    def shown(self, remaining: float) -> None:
-        """An answer shows so much left: more than a small burst could have refutes it."""
-        if remaining > self.burst:
-            self._unit, self.burst = 0.0, math.inf
+    @property
+    def _whole(self) -> bool:
+        return self._shown >= self.limit - max(1.0, NEARLY * self.limit)
+
+    @property
+    def burst(self) -> float:
+        """Units that may go at once."""
+        return min(self.limit, max(1.0, self._shown)) if self._short else self.limit
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it may be."""
+        return self._small if self._short else self._full
 
     @property
     def refills(self) -> bool:
-        """Whether it is surely continuous: a reset was shown that is longer than any window could be."""
-        return bool(self._unit) or (self.continuous and self._longest_reset > FAR * self._window_at_most)
+        """Whether it is surely continuous: a reset was shown that is longer than any window could be; or it is counted so, since a
+        small burst explains what is used."""
+        return self._small if self._short else self._full and self._longest_reset > FAR * self._window_at_most
 
     @property
     def period(self) -> float:
         """Seconds; 0 while nothing is known."""
         if self.known_period:
             return self.known_period
-        if self._unit:
-            period = self.limit * self._unit
-            return min(nice(period * (1 - UNIT_NOISE), period * (1 + UNIT_NOISE)), LONGEST)
-        if not self._longest_reset:
-            return 0.0
-        if self.continuous:
-            low, high = max(self._if_continuous, self._longest_reset), self._if_continuous_at_most
-            if high > FAR * low:
-                low = max(low, min(low for low, high in self._spans if low <= high))
-                high = low * 1.05
-            period = nice(low, high)
-        else:
-            low = self._longest_reset
-            high = self._window_at_most
-            period = nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
-        return min(max(period, SHORTEST), LONGEST)
+        period = self._of_bucket() if self.continuous else self._of_window()
+        return min(max(period, SHORTEST), LONGEST) if period or self._longest_reset else 0.0
+
+    def _of_window(self) -> float:
+        low, high = self._longest_reset, self._window_at_most
+        return nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
+
+    def _of_bucket(self) -> float:
+        low, high = self._bounds()
+        least, most = self._if_full_within
+        if self._short:
+            if high <= FAR * low:
+                return nice(low, high)
+        elif most <= FAR * least:
+            low = max(self._if_full, self._longest_reset)
+            return nice(low, max(low, most))
+        usual = next((period for period in USUAL if low <= period <= high < math.inf), None)
+        if usual and not self._surprised:
+            return usual
+        if not self._short:
+            high = min(high, self._alone)
+            if self._window_at_most < math.inf:  # it may as well be a window
+                high = max(high, self._window_at_most)
+        if high < math.inf and (self._short or self._most_used < self.limit):
+            return nice(max(low, high * (1 - LATE)), high)
+        low = max(low, self._if_full, self._longest_reset)
+        return nice(low, 1.05 * low)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Of the period of a bucket."""
+        bounds = [(span.low, span.high if self._short else min(span.full_high, span.high)) for span in self._spans]
+        bounds = [(low, high) for low, high in bounds if low <= high]
+        return min((low for low, _ in bounds), default=0.0), max((high for _, high in bounds), default=math.inf)

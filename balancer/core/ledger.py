@@ -39,6 +39,9 @@ SURPRISES = 8
 REFUSALS = "refusals"
 """The name of a rate that is learned from refusals alone."""
 
+WRONG = 2.0
+"""By which factor an estimate may be too small, or too large."""
+
 CALMED = 0.99
 """What a served answer leaves of a margin."""
 
@@ -234,8 +237,8 @@ class Ledger:
         for limit_seen in seen:
             line, taught = self._configured(limit_seen, reservation.model), None
             if line is None:
-                taught = self._taught(limit_seen, reservation, now, refused_for)
-                line = None if taught is None else taught[1].line
+                taught, drawn = self._taught(limit_seen, reservation, now, refused_for)
+                line, more = None if taught is None else taught[1].line, more or drawn
             remaining = limit_seen.remaining
             if line is None or remaining is None or not 0 <= remaining <= line.counter.limit:
                 continue
@@ -393,45 +396,43 @@ class Ledger:
 
     def _taught(
         self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None
-    ) -> tuple[list[Learned], Learned] | None:
+    ) -> tuple[tuple[list[Learned], Learned] | None, bool]:
         """The learned rate that `seen` is about, among those of its name, with what it teaches taken in; without a line while the
-        period is unknown. `None` if there is nothing to learn."""
+        period is unknown. `None` if there is nothing to learn. And whether it is counted otherwise from now on."""
         found = self._learned.see(seen, reservation.model)
         if found is None:
-            return None
+            return None, False
         groups, learned, moved = found
         if moved:
             self._arrange()
-        learning, line = learned.learning, learned.line
+        learning, remaining = learned.learning, seen.remaining
         if seen.period is not None:
             learning.known_period = seen.period
-        if seen.remaining is not None:
-            learning.shown(seen.remaining)
-        if refused_for is not None and seen.reset_after is not None and seen.remaining is not None:
-            amount = getattr(reservation.demand, seen.dimension)
-            ours = self._ours(seen.dimension) if line is None else line.ours(now)
-            if seen.remaining < amount and ours < 0.5 * learning.limit and not self._learned.alike(groups, learned):
-                learning.refused(amount, refused_for, float(seen.reset_after))
-        if seen.remaining is not None and seen.reset_after is not None:
-            used = learning.limit - seen.remaining
-            if 0 < used <= learning.limit and 0 < seen.reset_after <= LONGEST:
-                oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
-                learning.see(used, seen.rounding, float(seen.reset_after), oldest_for)
-        self._draw_line(groups, learned, seen, now)
-        return groups, learned
+        if remaining is not None and 0 <= remaining <= learning.limit:
+            self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
+            used, reset_after = learning.limit - remaining, seen.reset_after
+            if reset_after is not None and 0 <= reset_after <= LONGEST:
+                ours = math.inf if learning.samples else self._ours(seen.dimension)
+                if seen.dimension in ESTIMATED:
+                    ours *= WRONG
+                oldest_for = (
+                    self._oldest_for(seen.dimension, used, reservation, now) if learning.samples < AGED_SAMPLES else math.inf
+                )
+                counted = self._counted(seen.dimension, reservation, now)
+                learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
+        return (groups, learned), self._draw_line(groups, learned, seen, now)
 
-    def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> None:
-        """Give a learned rate the line that is known now, once its period is."""
+    def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> bool:
+        """Give a learned rate the line that is known now, once its period is; returns whether it is another one."""
         learning, old = learned.learning, learned.line
         limit, period = learning.limit, learning.period
         if not period:
-            return
+            return False
         # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
-        refills = learning.refills or (old is not None and isinstance(old.counter, Bucket))
-        burst = min(limit, learning.burst)
-        counter = Bucket(limit, period, burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
+        refills = learning.refills or (old is not None and isinstance(old.counter, Bucket) and learning.continuous)
+        counter = Bucket(limit, period, learning.burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
         if old is not None and _form(old.counter) == _form(counter):
-            return
+            return False
         models, others = self._learned.scope(groups, learned)
         line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
         if old is not None and old.take_over(line, now):
@@ -441,6 +442,7 @@ class Ledger:
             self._recount(line, counter.burst - used, now)
         learned.recounted(line, now)
         self._arrange()
+        return True
 
     # -- limits that show the same amount -----------------------------------------------------------------------------------
 
@@ -499,11 +501,53 @@ class Ledger:
             if sent.model in models and (sent.at >= since or (flying and not sent.ended))
         )
 
-    def _oldest_for(self, dimension: str, used: float, now: float) -> float:
-        """Seconds since the oldest charge we know of; `inf` if ours do not explain `used`."""
+    def _learn_burst(
+        self,
+        learned: Learned,
+        remaining: float,
+        dimension: str,
+        reservation: Reservation,
+        refused_for: float | None,
+        now: float,
+    ) -> None:
+        """Take in what an answer tells of how much fits at once."""
+        learning, line = learned.learning, learned.line
+        learning.show(remaining)
+        amount = reservation.taken(dimension)
+        refused = reservation.refunded and remaining < amount
+        if (not reservation.refunded or (refused and refused_for)) and self._known(reservation, dimension):
+            learning.show(amount)
+        if refused and refused_for and line is not None and room(line.counter, now) >= amount:
+            learning.refused(amount, remaining + line.ours(now))
+
+    def _known(self, reservation: Reservation, dimension: str) -> bool:
+        """Whether what it takes is no estimate."""
+        return reservation.usage is not None or dimension not in ESTIMATED
+
+    def _counted(self, dimension: str, reservation: Reservation, now: float) -> tuple[float, float]:
+        """Units that the provider had surely counted when it wrote the answer, and seconds since these were sent."""
+        last: Reservation | None = reservation
+        if reservation.refunded:
+            before = [sent for sent in (*self._recent, *self._open) if sent.model == reservation.model]
+            last = max(before, key=lambda sent: sent.at, default=None)
+        if last is None:
+            return 0.0, 0.0
+        return self._at_least(last, dimension), now - last.at
+
+    def _at_least(self, sent: Reservation, dimension: str) -> float:
+        """Units that it has taken, or takes, even where that is estimated."""
+        return sent.taken(dimension) / (1.0 if self._known(sent, dimension) else WRONG)
+
+    def _oldest_for(self, dimension: str, used: float, reservation: Reservation, now: float) -> float:
+        """Seconds since the oldest charge was sent that the provider can hold; `inf` if ours do not explain `used`."""
         if self._ours(dimension) < used:
             return math.inf
-        return now - min(reservation.at for reservation in (*self._recent, *self._open))
+        counted = [*self._recent] if reservation.ended else [*self._recent, reservation]
+        for sent in sorted(counted, key=lambda sent: sent.at, reverse=True):
+            used -= self._at_least(sent, dimension)
+            if used <= 0.0:  # what was counted last is held longest
+                return now - sent.at
+        return now - min(sent.at for sent in (*counted, *self._open))
 
     def _ours(self, dimension: str) -> float:
         """Units that those took which are remembered, or are in flight."""
