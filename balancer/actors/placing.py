@@ -99,7 +99,7 @@ class Placer:
         """
         call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
         demand, estimated = call.demand, call.estimated
-        cold = True
+        cold = dialect is not None
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self.pools.get(ticket.pool, ()):
             able: list[AccountSnapshot] = []

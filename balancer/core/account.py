@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from balancer.core.secret import Secret
 
 COLD_LIMIT = 2
-"""Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
-each beyond the unknown limit is refused; not fewer, since each one held back waits for a whole answer."""
+"""Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. As many as cost one
+refusal at most: a burst of one admits the first. Each one held back waits for a whole answer, so they are not fewer."""
 QUOTA_RECHECK = 3600.0
 """Seconds after which a long quota whose reset was not stated is tried again."""
 THROTTLE_BACKOFF = 1.0
