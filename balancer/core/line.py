@@ -212,12 +212,15 @@ class Line:
                 taken = round(amount * error.bias)
         if mark is not None:
             self._close(amount, mark)
-        charged = 0 if mark is None or mark is HELD else amount
-        if taken > charged:
-            counter.charge(taken - charged, now)
-            self._charged += taken - charged
-        elif taken < charged:
-            counter.take_back(mark, charged - taken)
+        if mark is None or mark is HELD:
+            if taken:
+                counter.charge(taken, now)
+                self._charged += taken
+        elif taken > amount:
+            counter.exceed(mark, taken - amount, now)
+            self._charged += taken - amount
+        elif taken < amount:
+            counter.take_back(mark, amount - taken)
 
     def _taken_by(self, usage: Usage | None, amount: float) -> float:
         """Units that an attempt took which was booked with `amount`."""

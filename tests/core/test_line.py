@@ -187,6 +187,18 @@ def test_the_mirror_goes_up_no_farther_than_attempts_in_flight_allow() -> None:
         ledger.settle(reservation, None, 3.0)
 
 
+@pytest.mark.parametrize(("remaining", "somebody_else"), [(200, 0), (100, 100)])
+def test_what_an_attempt_took_beyond_its_estimate_is_nobody_elses(remaining: float, somebody_else: float) -> None:
+    """The provider counted it from the start: an answer of that time, come late, shows it, and what it shows beyond that others took."""
+    ledger = Ledger(tokens())
+    ledger.settle(ledger.reserve(Demand(400), -50.0), None, -50.0)
+    exceeds, answered = ledger.reserve(Demand(100), 0.0), ledger.reserve(Demand(100), 0.0)
+    ledger.settle(exceeds, Usage(300), 12.0)
+    assert used(ledger, "tokens", 12.0) == 400
+    ledger.observe(observed(remaining, 1000, "tokens"), 13.0, answered)
+    assert used(ledger, "tokens", 13.0) == 400 + somebody_else
+
+
 def test_lies_free_nothing_of_our_own() -> None:
     """An answer that shows more than there can be leaves what we have charged."""
     ledger = Ledger(Limits(requests="10/min", window="sliding"))
