@@ -282,7 +282,7 @@ class Line:
         if mark is not None and mark is not HELD:
             number = counter.number(mark)
             least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
-        by = least - remaining
+        by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
         if by > max(rounding, counter.grain):
             self._lower(by, now)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
@@ -334,6 +334,7 @@ class Line:
         if until > now:
             held, full_at, _ = self.counter.level(now)
             by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
+        by -= self._kept_back(0.0)
         if by > 0.0:
             self._lower(by, now)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from balancer.core.call import Demand, Usage
+from balancer.core.estimating import KNOWN
 from balancer.core.learned import MOST_LEARNED, TIMES
 from balancer.core.ledger import Ledger
 from balancer.core.limits import Counting, Limits, Rate
@@ -67,6 +68,12 @@ def test_what_is_produced_is_counted_when_it_has_been() -> None:
     refunded = ledger.reserve(Demand(1, 20), 300.0)
     ledger.refund(refunded, 300.0)
     assert used(ledger, "output_tokens", 300.0) == pytest.approx(30)
+
+
+def teach(ledger: Ledger, demand: Demand, usage: Usage, now: float) -> None:
+    """As many answers as make the error of estimates known."""
+    for _ in range(KNOWN):
+        ledger.settle(ledger.reserve(demand, now), usage, now)
 
 
 def test_a_refusal_that_the_provider_counts_stays_charged() -> None:
@@ -197,6 +204,31 @@ def test_what_an_attempt_took_beyond_its_estimate_is_nobody_elses(remaining: flo
     assert used(ledger, "tokens", 12.0) == 400
     ledger.observe(observed(remaining, 1000, "tokens"), 13.0, answered)
     assert used(ledger, "tokens", 13.0) == 400 + somebody_else
+
+
+@pytest.mark.parametrize(("remaining", "somebody_else"), [(600, 0), (500, 100)])
+def test_what_attempts_in_flight_are_expected_to_take_is_nobody_elses(remaining: float, somebody_else: float) -> None:
+    """It is kept free already; once they have ended nothing is counted twice."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(10), Usage(20), 0.0)
+    flying, answered = ledger.reserve(Demand(100), 100.0), ledger.reserve(Demand(100), 100.0)
+    ledger.observe(observed(remaining, 1000, "tokens"), 101.0, answered)
+    assert used(ledger, "tokens", 101.0) == 400 + somebody_else
+    for reservation in (flying, answered):
+        ledger.settle(reservation, Usage(200), 102.0)
+    assert used(ledger, "tokens", 102.0) == 400 + somebody_else
+
+
+def test_a_refusal_that_the_excess_in_flight_explains_charges_nobody_else() -> None:
+    """Three hundred that are kept free for it are not charged beside."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(10), Usage(20), 0.0)
+    ledger.reserve(Demand(300), 100.0)
+    refused = ledger.reserve(Demand(100), 100.0)
+    ledger.refuse(refused, 100.1)
+    assert ledger.refused(refused, "tokens", None, 100.1)
+    assert used(ledger, "tokens", 100.1) == 1000
+    assert ledger.lines[0].foreign() == 400
 
 
 def test_lies_free_nothing_of_our_own() -> None:
