@@ -176,7 +176,12 @@ class Line:
         error = self.error
         if error is None or error.samples < KNOWN:
             return self._pending
-        return self._pending + error.excess(self._reserved() + amount, self._squares + amount * amount)
+        excess = error.excess(self._reserved(), self._squares, amount)
+        if (
+            excess < 0.0 and not self._produced
+        ):  # a provider that corrects its count at the end holds all of the estimate until then
+            return self._pending
+        return max(0.0, self._pending + excess)
 
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""

@@ -76,6 +76,25 @@ def teach(ledger: Ledger, demand: Demand, usage: Usage, now: float) -> None:
         ledger.settle(ledger.reserve(demand, now), usage, now)
 
 
+def test_of_what_will_be_produced_is_held_what_is_expected() -> None:
+    """The provider sees no estimate, so none is held that answers have shown to be too large; the next demand is taken at its word."""
+    ledger = Ledger(Limits(output_tokens={"amount": 100, "per": 60.0, "charged": "produced"}))
+    teach(ledger, Demand(1, 40), Usage(1, 20), 0.0)
+    for _ in range(3):
+        ledger.reserve(Demand(1, 40), 300.0)
+    assert used(ledger, "output_tokens", 300.0) == pytest.approx(60)
+    assert ledger.admits(Demand(1, 40), 300.0)
+    assert not ledger.admits(Demand(1, 41), 300.0)
+
+
+def test_what_a_provider_may_count_as_estimated_is_held_as_estimated() -> None:
+    """However much less it will be in the end."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(100), Usage(50), 0.0)
+    ledger.reserve(Demand(800), 100.0)
+    assert used(ledger, "tokens", 100.0) == 800
+
+
 def test_a_refusal_that_the_provider_counts_stays_charged() -> None:
     """One that it does not count is given back; one that was never sent always is."""
     counted = Ledger(Limits(requests={"amount": 5, "per": 60.0, "failed_charged": True}, window="sliding"))
