@@ -43,6 +43,9 @@ AT_ONCE = 0.01
 ROUNDED = 0.05
 """The same of a reset in whole seconds, one second at most."""
 
+TOLD_WITHIN = 60.0
+"""Seconds in which answers tell how wrong estimates are, if any tell it."""
+
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
 
 
@@ -105,6 +108,8 @@ class Line:
     """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
     _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
+    _surprised_at: float = attrs.field(init=False, default=math.inf)
+    """When it first was while the error of the estimates was not known."""
     _evidence_at: float = attrs.field(init=False, default=-math.inf)
     _doubted: bool = attrs.field(init=False, default=False)
     """Whether answers show more than ours seem to leave."""
@@ -346,7 +351,11 @@ class Line:
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
         that were out together are one."""
-        surprises = self._surprises
+        surprises, error = self._surprises, self.error
+        if error is not None and error.samples < KNOWN:  # the estimates may be what is wrong
+            self._surprised_at = min(self._surprised_at, now)
+            if now < self._surprised_at + TOLD_WITHIN:
+                return 0
         if not surprises or sent_at >= surprises[-1]:
             surprises.append(now)
         while surprises and surprises[0] <= now - self.counter.period:

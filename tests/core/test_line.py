@@ -9,8 +9,9 @@ import pytest
 from balancer.core.call import Demand, Usage
 from balancer.core.estimating import KNOWN
 from balancer.core.learned import MOST_LEARNED, TIMES
-from balancer.core.ledger import Ledger
+from balancer.core.ledger import SURPRISES, Ledger
 from balancer.core.limits import Counting, Limits, Rate
+from balancer.core.line import TOLD_WITHIN
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, MARGIN
 from balancer.core.reservation import Reservation
@@ -248,6 +249,22 @@ def test_a_refusal_that_the_excess_in_flight_explains_charges_nobody_else() -> N
     assert ledger.refused(refused, "tokens", None, 100.1)
     assert used(ledger, "tokens", 100.1) == 1000
     assert ledger.lines[0].foreign() == 400
+
+
+def test_refusals_while_nothing_is_known_of_the_estimates_tell_of_these_first() -> None:
+    """For a while no pace is learned from them beside the rate; then they are what they are without usages."""
+    ledger = Ledger(tokens())
+    ledger.settle(ledger.reserve(Demand(10), 0.0), None, 0.0)
+
+    def refuse(now: float) -> int:
+        for number in range(SURPRISES):
+            reservation = ledger.reserve(Demand(10), now + number)
+            ledger.refuse(reservation, now + number)
+            ledger.refused(reservation, "tokens", None, now + number)
+        return len(ledger.lines)
+
+    assert refuse(1.0) == 1
+    assert refuse(1.0 + TOLD_WITHIN) == 2
 
 
 def test_lies_free_nothing_of_our_own() -> None:
