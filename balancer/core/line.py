@@ -100,6 +100,8 @@ class Line:
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
     _cached_free: bool = attrs.field(init=False, default=False)
     _produced: bool = attrs.field(init=False, default=False)
+    _bounded: bool = attrs.field(init=False, default=False)
+    """Whether the bound of the output is counted beside the input."""
     _plain: bool = attrs.field(init=False)
     """Whether an attempt took what its usage says, as it says it."""
     _pending: float = attrs.field(init=False, default=0)
@@ -137,12 +139,16 @@ class Line:
         self.terms, self.failed_charged = terms, terms.failed_charged
         if self.dimension not in ESTIMATED:
             return
-        self._cached_free = terms.cached_free and self.dimension != "output_tokens"
-        self._plain = not self._cached_free
+        by_bound = terms.charged == "max_tokens"
+        names = {"tokens": ("bound", "input_tokens"), "output_tokens": ("output_bound", None)} if by_bound else {}
+        demanded, taken = names.get(self.dimension, (self.dimension, self.dimension))
+        self.demanded = attrgetter(demanded)
+        self._taken = attrgetter(taken) if taken is not None and terms.charged != "start" else None
+        self._bounded = demanded == "bound"
+        # What is cached nobody knows yet where the bound is counted.
+        self._cached_free = terms.cached_free and not by_bound and self.dimension != "output_tokens"
+        self._plain = not (self._cached_free or self._bounded)
         self._produced = terms.charged == "produced"
-        self._taken = attrgetter(self.dimension) if terms.charged in ("adjusted", "produced") else None
-        bounded = {"tokens": "bound", "output_tokens": "output_bound"} if terms.charged == "max_tokens" else {}
-        self.demanded = attrgetter(bounded.get(self.dimension, self.dimension))
 
     def covers(self, model: str | None) -> bool:
         """Whether calls for `model` count against it."""
@@ -210,12 +216,12 @@ class Line:
         counter.open += amount
         return mark
 
-    def end(self, amount: float, mark: Any, usage: Usage | None, now: float) -> None:
-        """The attempt has ended: correct what was booked for it by what it took; `None`: as estimated."""
+    def end(self, amount: float, mark: Any, demand: Demand, usage: Usage | None, now: float) -> None:
+        """The attempt has ended: correct what was booked for its demand by what it took; `None`: as estimated."""
         counter, error, taken = self.counter, self.error, amount
         if self._taken is not None:
             if usage is not None:
-                taken = self._taken(usage) if self._plain else self._taken_by(usage, amount)
+                taken = self._taken(usage) if self._plain else self._taken_by(demand, usage, amount)
                 if error is not None and amount:
                     error.add(amount, taken)
             elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
@@ -232,11 +238,13 @@ class Line:
         elif taken < amount:
             counter.take_back(mark, amount - taken)
 
-    def _taken_by(self, usage: Usage | None, amount: float) -> float:
-        """Units that an attempt took which was booked with `amount`."""
+    def _taken_by(self, demand: Demand, usage: Usage | None, amount: float) -> float:
+        """Units that an attempt took which was booked with `amount` for its demand."""
         if usage is None or self._taken is None:
             return amount
         taken = self._taken(usage)
+        if self._bounded:
+            taken += demand.output_bound
         if self._cached_free:
             taken -= usage.cached_tokens
         if not taken and self.dimension == "images":  # no answer reports them: those asked for were made
@@ -245,7 +253,7 @@ class Line:
 
     def charge_past(self, demand: Demand, usage: Usage | None, at: float) -> None:
         """Charge what an attempt took that had ended before this line was."""
-        if taken := self._taken_by(usage, self.demanded(demand)):
+        if taken := self._taken_by(demand, usage, self.demanded(demand)):
             mark = self.counter.charge(taken, at)
             if isinstance(self.counter, CubicBucket):
                 self.counter.passed(mark, at)

@@ -36,18 +36,33 @@ def tokens(amount: float = 1000, **counting: Any) -> Limits:
         ({"charged": "adjusted"}, 150, 150),
         ({"charged": "start"}, 150, 150),
         ({"charged": "produced"}, 150, 150),
-        ({"charged": "max_tokens"}, 500, 500),
+        ({"charged": "max_tokens"}, 500, 520),
         ({"cached_free": True}, 150, 70),
-        ({"charged": "max_tokens", "cached_free": True}, 500, 500),
+        ({"charged": "max_tokens", "cached_free": True}, 500, 520),
     ],
 )
 def test_what_is_counted(counting: dict[str, Any], reserved: float, settled: float) -> None:
-    """The estimate or the bound at the start, corrected by the usage or not, cached tokens or none."""
+    """The estimate or the bound at the start, corrected by the usage or not, cached tokens or none. Beside a bound only the input was
+    estimated, and whether it is cached nobody knows then."""
     ledger = Ledger(tokens(**counting))
     reservation = ledger.reserve(DEMAND, 0.0)
     assert used(ledger, "tokens") == reserved
     ledger.settle(reservation, USAGE, 0.0)
     assert used(ledger, "tokens") == settled
+
+
+@pytest.mark.parametrize(("dimension", "reserved", "settled"), [("input_tokens", 100, 120), ("output_tokens", 400, 400)])
+def test_of_bounds_nothing_was_estimated(dimension: str, reserved: float, settled: float) -> None:
+    """Only the input is corrected."""
+    ledger = Ledger(Limits(charged="max_tokens", cached_free=True, **{dimension: "1000/min"}))
+    reservation = ledger.reserve(DEMAND, 0.0)
+    assert used(ledger, dimension) == reserved
+    ledger.settle(reservation, USAGE, 0.0)
+    assert used(ledger, dimension) == pytest.approx(settled)
+    later = Ledger(Limits())
+    later.settle(later.reserve(DEMAND, 0.0), USAGE, 0.0)
+    later.replace(Limits(charged="max_tokens", **{dimension: "1000/min"}), 0.0)
+    assert used(later, dimension) == pytest.approx(settled)
 
 
 def test_the_estimate_stays_where_the_provider_does_not_adjust() -> None:
