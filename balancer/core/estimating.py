@@ -87,8 +87,7 @@ class EstimateError:
         squares += amount * amount
         if self.bias > 1.0:
             reserved += amount
-        elif self.samples:  # of few ratios the mean may be wrong, and those that are known first are of the shortest answers
-            squares += reserved * reserved / self.samples
+        squares += reserved * reserved / self.samples
         return (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares)
 
 
