@@ -3,7 +3,8 @@
 The mirror goes down at once and up only where evidence had lowered it: what an answer shows is compared with the room there was
 at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
 that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it. One that
-shows more still tells that not all that is charged here counts against the limit that it shows.
+shows more still tells that not all that is charged here counts against the limit that it shows. What is shown beside our own count may
+also be what attempts in flight take beyond their estimates: as much as that can be is kept free for them and charged to nobody.
 """
 
 from __future__ import annotations
