@@ -93,37 +93,26 @@ class EstimateError:
 
 @attrs.define(eq=False)
 class ShownExcess:
-    """What attempts in flight take beyond what is reserved for them, as an answer has shown it, and what has been booked since.
+    """What attempts in flight take beyond what is reserved for them, as an answer has shown it.
 
     Args:
         number: of the last charge that the answer shows.
-        seen: units reserved for those that it shows and that have not ended.
-        excess: units that they take beyond that.
-
-    Attributes:
-        reserved, squares: units reserved since, and the sum of their squares, as `EstimateError.excess` takes them.
+        excess: units that those which it shows take beyond that, but for what has been charged since.
+        reserved, squares: units reserved for those of them that have not ended, and the sum of their squares.
     """
 
     number: int
-    seen: float
     excess: float
-    reserved: float = attrs.field(init=False, default=0.0)
-    squares: float = attrs.field(init=False, default=0.0)
-
-    def book(self, amount: float) -> None:
-        """One more is in flight."""
-        self.reserved += amount
-        self.squares += amount * amount
+    reserved: float
+    squares: float
 
     def ended(self, number: int, amount: float, excess: float) -> bool:
-        """One of them has ended, and what it took beyond `amount` is charged; returns whether none is left that was shown."""
-        if number > self.number:
+        """An attempt has ended, and what it took beyond `amount` is charged; returns whether none is left that was shown."""
+        if number <= self.number:
+            self.excess -= excess
             self.reserved -= amount
             self.squares -= amount * amount
-            return False
-        self.seen -= amount
-        self.excess -= excess
-        return self.seen < 1.0
+        return self.reserved < 1.0
 
 
 @attrs.define(eq=False)

@@ -203,7 +203,8 @@ class Line:
         if error is None or error.samples < KNOWN:
             return self._pending
         if shown is not None:
-            return max(0.0, shown.excess + error.excess(shown.reserved, shown.squares, amount))
+            reserved, squares = self._reserved() - shown.reserved, self._squares - shown.squares  # since then
+            return max(0.0, shown.excess + error.excess(reserved, squares, amount))
         excess = error.excess(self._reserved(), self._squares, amount)
         # A provider that corrects its count at the end holds all of an estimate until then; one that counts then, nothing.
         return max(0.0, self._pending + excess) if self._produced else self._pending + max(0.0, excess)
@@ -223,8 +224,6 @@ class Line:
                 self._pending += amount
                 return HELD
             self._booked_at = now
-            if self._shown is not None:
-                self._shown.book(amount)
         counter = self.counter
         mark = counter.charge(amount, now)
         if self._tracked:
@@ -346,9 +345,13 @@ class Line:
         excess = min(excess, max(0.0, most))
         late_for = counter.margin + counter.period / GRANULES + PROMPT
         if not evidence and now >= self._booked_at + COUNTED_WITHIN and counter.level(now)[2] > now + late_for:
-            self._shown = None if now < self._unshown_until else ShownExcess(counter.charges, reserved, excess)
+            self._shown = None if now < self._unshown_until else self._shows(excess)
         elif shown is not None:
             shown.excess += max(0.0, excess - self._kept_back(0.0))
+
+    def _shows(self, excess: float) -> ShownExcess:
+        """That attempts in flight take so much beyond what is reserved for them."""
+        return ShownExcess(self.counter.charges, excess, self._reserved(), self._squares)
 
     def _known_error(self) -> EstimateError | None:
         """The error of the estimates, if it is known and the provider may count what attempts in flight take beyond them."""
@@ -405,7 +408,7 @@ class Line:
         if by > kept_back:
             self._lower(by - kept_back, now)
         if self._known_error() is not None:
-            self._shown = ShownExcess(self.counter.charges, self._reserved(), kept_back)
+            self._shown = self._shows(kept_back)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
