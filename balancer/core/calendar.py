@@ -169,12 +169,20 @@ class CalendarWindow:
         if last > self._window:
             self._carried -= amount
 
+    def exceed(self, mark: Mark, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: of the window in which that is known, since nothing is lost by it."""
+        self.charge(amount, now)
+
     def moved(self, at: float, now: float) -> None:
         """Every charge is made on its own."""
 
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]
+
+    def counts(self, mark: Mark) -> bool:
+        """Whether a charge has not left yet."""
+        return mark[0] >= self._window
 
     def answered(self, mark: Mark, amount: float, at: float, now: float) -> Mark:
         """The charge made at `at` has been counted by `now`. Where that was a moment it counts from now; where it was long, the

@@ -163,6 +163,10 @@ class CubicBucket:
         """No header shows this limit, so charges need no numbers."""
         return 0
 
+    def counts(self, mark: Sent) -> bool:
+        """The pace has no memory of what it does not space any more."""
+        return True
+
     def answered(self, mark: Sent, amount: float, at: float, now: float) -> Sent:
         """The pace is of what is sent, whenever that is counted."""
         return mark
@@ -180,6 +184,9 @@ class CubicBucket:
         """Undo `amount` of a charge. A refused one still spaces the next, and one that others have followed has been used up."""
         if mark is self._last and not mark.refused:
             self._full_at -= amount * self._unit
+
+    def exceed(self, mark: Sent, amount: float, now: float) -> None:
+        """The pace is of what is sent, whatever that takes."""
 
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`; it holds until the next charge, `passed` or `refused`."""

@@ -75,15 +75,44 @@ class EstimateError:
         """Standard deviation of the ratios."""
         return math.sqrt(self._variance)
 
-    def excess(self, reserved: float, squares: float) -> float:
-        """Units that attempts in flight may take beyond what is reserved for them: what is to be expected of the bias, and `Z`
-        standard deviations of their sum.
+    def excess(self, reserved: float, squares: float, amount: float = 0.0) -> float:
+        """Units that attempts in flight, and one more of `amount`, may take beyond what is reserved for them: what is to be expected of
+        the bias, and `Z` standard deviations of their sum. Negative where they will take less; the one more is not trusted to.
 
         Args:
-            reserved: units reserved for them in all.
+            reserved: units reserved for those in flight in all.
             squares: sum of the squares of what is reserved for each.
+            amount: units demanded by one more.
         """
-        return max(0.0, (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares))
+        squares += amount * amount
+        if self.bias > 1.0:
+            reserved += amount
+        squares += reserved * reserved / self.samples
+        return (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares)
+
+
+@attrs.define(eq=False)
+class ShownExcess:
+    """What attempts in flight take beyond what is reserved for them, as an answer has shown it.
+
+    Args:
+        number: of the last charge that the answer shows.
+        excess: units that those which it shows take beyond that, but for what has been charged since.
+        reserved, squares: units reserved for those of them that have not ended, and the sum of their squares.
+    """
+
+    number: int
+    excess: float
+    reserved: float
+    squares: float
+
+    def ended(self, number: int, amount: float, excess: float) -> bool:
+        """An attempt has ended, and what it took beyond `amount` is charged; returns whether none is left that was shown."""
+        if number <= self.number:
+            self.excess -= excess
+            self.reserved -= amount
+            self.squares -= amount * amount
+        return self.reserved < 1.0
 
 
 @attrs.define(eq=False)

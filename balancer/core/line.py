@@ -3,7 +3,8 @@
 The mirror goes down at once and up only where evidence had lowered it: what an answer shows is compared with the room there was
 at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
 that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it. One that
-shows more still tells that not all that is charged here counts against the limit that it shows.
+shows more still tells that not all that is charged here counts against the limit that it shows. What is shown beside our own count may
+also be what attempts in flight take beyond their estimates: as much as that can be is kept free for them and charged to nobody.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from balancer.core.calendar import CalendarWindow, load_zone
 from balancer.core.call import Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
-from balancer.core.estimating import KNOWN, EstimateError
+from balancer.core.estimating import KNOWN, EstimateError, ShownExcess
 from balancer.core.limits import MONTH, Terms
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
+from balancer.core.quota import GRANULES, LEAST_MARGIN, PROMPT, Bucket, Counter, SlidingWindow, in_use, room
 
 MOST_EVIDENCE = 16
 """Charges to somebody else's account that can be given back; older ones only time frees."""
@@ -42,6 +43,16 @@ AT_ONCE = 0.01
 
 ROUNDED = 0.05
 """The same of a reset in whole seconds, one second at most."""
+
+TOLD_WITHIN = 60.0
+"""Seconds in which answers tell how wrong estimates are, if any tell it."""
+
+MOST_DOUBTED = 16
+"""Periods at most for which answers are not believed about attempts in flight after refusals that contradict them: one refusal in
+so long is none."""
+
+COUNTED_WITHIN = 0.5
+"""Seconds from sending within which a provider may not have counted a request yet."""
 
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
 
@@ -97,14 +108,25 @@ class Line:
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
     _cached_free: bool = attrs.field(init=False, default=False)
     _produced: bool = attrs.field(init=False, default=False)
+    _bounded: bool = attrs.field(init=False, default=False)
+    """Whether the bound of the output is counted beside the input."""
     _plain: bool = attrs.field(init=False)
     """Whether an attempt took what its usage says, as it says it."""
     _pending: float = attrs.field(init=False, default=0)
     """Units that are counted only at the end of the attempts that will take them."""
     _squares: float = attrs.field(init=False, default=0)
     """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
-    _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
+    _shown: ShownExcess | None = attrs.field(init=False, default=None)
+    """The excess of attempts in flight, where an answer has shown it."""
+    _booked_at: float = attrs.field(init=False, default=-math.inf)
+    _unshown_until: float = attrs.field(init=False, default=-math.inf)
+    """Until when answers are not believed to show it."""
+    _unshown_for: float = attrs.field(init=False, default=0.0)
+    _evidence: list[tuple[Any, float, float]] = attrs.field(init=False, factory=list[tuple[Any, float, float]])
+    """Charges to somebody else: mark, units, when."""
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
+    _surprised_at: float = attrs.field(init=False, default=math.inf)
+    """When it first was while the error of the estimates was not known."""
     _evidence_at: float = attrs.field(init=False, default=-math.inf)
     _doubted: bool = attrs.field(init=False, default=False)
     """Whether answers show more than ours seem to leave."""
@@ -132,12 +154,16 @@ class Line:
         self.terms, self.failed_charged = terms, terms.failed_charged
         if self.dimension not in ESTIMATED:
             return
-        self._cached_free = terms.cached_free and self.dimension != "output_tokens"
-        self._plain = not self._cached_free
+        by_bound = terms.charged == "max_tokens"
+        names = {"tokens": ("bound", "input_tokens"), "output_tokens": ("output_bound", None)} if by_bound else {}
+        demanded, taken = names.get(self.dimension, (self.dimension, self.dimension))
+        self.demanded = attrgetter(demanded)
+        self._taken = attrgetter(taken) if taken is not None and terms.charged != "start" else None
+        self._bounded = demanded == "bound"
+        # What is cached nobody knows yet where the bound is counted.
+        self._cached_free = terms.cached_free and not by_bound and self.dimension != "output_tokens"
+        self._plain = not (self._cached_free or self._bounded)
         self._produced = terms.charged == "produced"
-        self._taken = attrgetter(self.dimension) if terms.charged in ("adjusted", "produced") else None
-        bounded = {"tokens": "bound", "output_tokens": "output_bound"} if terms.charged == "max_tokens" else {}
-        self.demanded = attrgetter(bounded.get(self.dimension, self.dimension))
 
     def covers(self, model: str | None) -> bool:
         """Whether calls for `model` count against it."""
@@ -173,10 +199,15 @@ class Line:
 
     def _kept_back(self, amount: float) -> float:
         """Units to keep free beside `amount`."""
-        error = self.error
+        error, shown = self.error, self._shown
         if error is None or error.samples < KNOWN:
             return self._pending
-        return self._pending + error.excess(self._reserved() + amount, self._squares + amount * amount)
+        if shown is not None:
+            reserved, squares = self._reserved() - shown.reserved, self._squares - shown.squares  # since then
+            return max(0.0, shown.excess + error.excess(reserved, squares, amount))
+        excess = error.excess(self._reserved(), self._squares, amount)
+        # A provider that corrects its count at the end holds all of an estimate until then; one that counts then, nothing.
+        return max(0.0, self._pending + excess) if self._produced else self._pending + max(0.0, excess)
 
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""
@@ -192,6 +223,7 @@ class Line:
             if self._produced:
                 self._pending += amount
                 return HELD
+            self._booked_at = now
         counter = self.counter
         mark = counter.charge(amount, now)
         if self._tracked:
@@ -200,30 +232,35 @@ class Line:
         counter.open += amount
         return mark
 
-    def end(self, amount: float, mark: Any, usage: Usage | None, now: float) -> None:
-        """The attempt has ended: correct what was booked for it by what it took; `None`: as estimated."""
+    def end(self, amount: float, mark: Any, demand: Demand, usage: Usage | None, now: float) -> None:
+        """The attempt has ended: correct what was booked for its demand by what it took; `None`: as estimated."""
         counter, error, taken = self.counter, self.error, amount
         if self._taken is not None:
             if usage is not None:
-                taken = self._taken(usage) if self._plain else self._taken_by(usage, amount)
+                taken = self._taken(usage) if self._plain else self._taken_by(demand, usage, amount)
                 if error is not None and amount:
                     error.add(amount, taken)
             elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
                 taken = round(amount * error.bias)
         if mark is not None:
-            self._close(amount, mark)
-        charged = 0 if mark is None or mark is HELD else amount
-        if taken > charged:
-            counter.charge(taken - charged, now)
-            self._charged += taken - charged
-        elif taken < charged:
-            counter.take_back(mark, charged - taken)
+            self._close(amount, mark, taken)
+        if mark is None or mark is HELD:
+            if taken:
+                counter.charge(taken, now)
+                self._charged += taken
+        elif taken > amount:
+            counter.exceed(mark, taken - amount, now)
+            self._charged += taken - amount
+        elif taken < amount:
+            counter.take_back(mark, amount - taken)
 
-    def _taken_by(self, usage: Usage | None, amount: float) -> float:
-        """Units that an attempt took which was booked with `amount`."""
+    def _taken_by(self, demand: Demand, usage: Usage | None, amount: float) -> float:
+        """Units that an attempt took which was booked with `amount` for its demand."""
         if usage is None or self._taken is None:
             return amount
         taken = self._taken(usage)
+        if self._bounded:
+            taken += demand.output_bound
         if self._cached_free:
             taken -= usage.cached_tokens
         if not taken and self.dimension == "images":  # no answer reports them: those asked for were made
@@ -232,7 +269,7 @@ class Line:
 
     def charge_past(self, demand: Demand, usage: Usage | None, at: float) -> None:
         """Charge what an attempt took that had ended before this line was."""
-        if taken := self._taken_by(usage, self.demanded(demand)):
+        if taken := self._taken_by(demand, usage, self.demanded(demand)):
             mark = self.counter.charge(taken, at)
             if isinstance(self.counter, CubicBucket):
                 self.counter.passed(mark, at)
@@ -240,7 +277,7 @@ class Line:
     def undo(self, amount: float, mark: Any) -> None:
         """The provider never counted it."""
         if mark is not None:
-            self._close(amount, mark)
+            self._close(amount, mark, 0.0)
             if mark is not HELD:
                 self.counter.take_back(mark, amount)
 
@@ -256,14 +293,18 @@ class Line:
         """Its answer has begun; returns its mark from now on."""
         return mark if mark is None or mark is HELD else self.counter.answered(mark, amount, at, now)
 
-    def _close(self, amount: float, mark: Any) -> None:
-        """An attempt in flight is none any more."""
+    def _close(self, amount: float, mark: Any, taken: float) -> None:
+        """An attempt in flight is none any more: it took so much."""
         if self.error is not None:
             self._squares -= amount * amount
         if mark is HELD:
             self._pending -= amount
             return
         self.counter.open -= amount
+        if self._shown is not None:
+            number = self.counter.number(mark)
+            if self._shown.ended(number, amount, taken - amount if self.counter.counts(mark) else 0.0):
+                self._shown = None
         if self._before:
             self._before.pop(self.counter.number(mark), None)
 
@@ -279,7 +320,10 @@ class Line:
         if mark is not None and mark is not HELD:
             number = counter.number(mark)
             least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
-        by = least - remaining
+        error = self._known_error()
+        if error is not None:
+            self._show(left - remaining + rounding, error, now)
+        by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
         if by > max(rounding, counter.grain):
             self._lower(by, now)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
@@ -287,6 +331,31 @@ class Line:
             self._give_back(more)
             return more > 0.0
         return False
+
+    def _show(self, excess: float, error: EstimateError, now: float) -> None:
+        """An answer shows that attempts in flight take at least so much beyond their estimates: just so much, if the provider must have
+        counted all of them, and nothing has left its count that still is in ours. More than can be expected is somebody else's."""
+        counter, evidence, shown = self.counter, self._evidence, self._shown
+        while evidence and evidence[0][2] <= now - counter.period:
+            self._forget_evidence()
+        reserved = self._reserved()
+        most = error.excess(reserved, self._squares)
+        if excess < 2.0 * (error.bias - 1.0) * reserved - most:
+            return  # as far below what is expected as `most` is above it: it is about something else
+        excess = min(excess, max(0.0, most))
+        late_for = counter.margin + counter.period / GRANULES + PROMPT
+        if not evidence and now >= self._booked_at + COUNTED_WITHIN and counter.level(now)[2] > now + late_for:
+            self._shown = None if now < self._unshown_until else self._shows(excess)
+        elif shown is not None:
+            shown.excess += max(0.0, excess - self._kept_back(0.0))
+
+    def _shows(self, excess: float) -> ShownExcess:
+        """That attempts in flight take so much beyond what is reserved for them."""
+        return ShownExcess(self.counter.charges, excess, self._reserved(), self._squares)
+
+    def _known_error(self) -> EstimateError | None:
+        """The error of the estimates, if it is known and the provider may count what attempts in flight take beyond them."""
+        return None if self.error is None or self.error.samples < KNOWN or self._produced else self.error
 
     def _uncounted(self, number: int, sent: Sent) -> float:
         """Units of ours beside an attempt that is tracked which the provider may not have counted when it wrote the answer to it."""
@@ -331,13 +400,24 @@ class Line:
         if until > now:
             held, full_at, _ = self.counter.level(now)
             by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
-        if by > 0.0:
-            self._lower(by, now)
+        kept_back = self._kept_back(0.0)
+        if self._shown is not None:
+            longest = MOST_DOUBTED * self.counter.period
+            self._unshown_for = min(longest, max(self.counter.period, 2.0 * self._unshown_for))
+            self._unshown_until = now + self._unshown_for
+        if by > kept_back:
+            self._lower(by - kept_back, now)
+        if self._known_error() is not None:
+            self._shown = self._shows(kept_back)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
         that were out together are one."""
-        surprises = self._surprises
+        surprises, error = self._surprises, self.error
+        if error is not None and error.samples < KNOWN:  # the estimates may be what is wrong
+            self._surprised_at = min(self._surprised_at, now)
+            if now < self._surprised_at + TOLD_WITHIN:
+                return 0
         if not surprises or sent_at >= surprises[-1]:
             surprises.append(now)
         while surprises and surprises[0] <= now - self.counter.period:
@@ -352,13 +432,18 @@ class Line:
     def _lower(self, by: float, now: float) -> None:
         """Charge somebody else."""
         self._track()
+        self._shown = None
         self._evidence_at = now
         self.lowered += by
-        self._evidence.append((self.counter.charge(by, now), by))
+        self._evidence.append((self.counter.charge(by, now), by, now))
         self.counter.open += by
         if len(self._evidence) > MOST_EVIDENCE:
-            _, forgotten = self._evidence.pop(0)
-            self.counter.open = max(0.0, self.counter.open - forgotten)
+            self._forget_evidence()
+
+    def _forget_evidence(self) -> None:
+        """The oldest: from now on only time frees it."""
+        _, by, _ = self._evidence.pop(0)
+        self.counter.open = max(0.0, self.counter.open - by)
 
     def ours(self, now: float) -> float:
         """Units in use that this balancer took."""
@@ -366,18 +451,18 @@ class Line:
 
     def foreign(self) -> float:
         """Units charged to somebody else that can still be given back."""
-        return sum(by for _, by in self._evidence)
+        return sum(by for _, by, _ in self._evidence)
 
     def _give_back(self, most: float) -> None:
         """Take back charges to somebody else, the newest first, by `most` units in all."""
         while self._evidence and most > 0.0:
-            mark, by = self._evidence.pop()
+            mark, by, at = self._evidence.pop()
             back = min(by, most)
             most -= back
             self.counter.take_back(mark, back)
             self.counter.open = max(0.0, self.counter.open - back)
             if back < by:
-                self._evidence.append((mark, by - back))
+                self._evidence.append((mark, by - back, at))
         self._tracked = self._doubted or bool(self._evidence)
 
     # -- settings ---------------------------------------------------------------------------------------------------------

@@ -139,12 +139,20 @@ class Counter(Protocol):
         """Undo `amount` of a charge, as if it had not been made."""
         ...
 
+    def exceed(self, mark: Any, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more."""
+        ...
+
     def moved(self, at: float, now: float) -> None:
         """A charge that was made at `at`, and has been taken back, is made only now."""
         ...
 
     def number(self, mark: Any) -> int:
         """The number of a charge."""
+        ...
+
+    def counts(self, mark: Any) -> bool:
+        """Whether a charge still counts, if only in part."""
         ...
 
     def answered(self, mark: Any, amount: float, at: float, now: float) -> Any:
@@ -250,6 +258,10 @@ class Bucket:
             self._full_at -= worth * self._unit
             self._found.lower(mark, worth)
 
+    def exceed(self, mark: int, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: taken now, since a bucket that is full by then has refilled."""
+        self.charge(amount, now)
+
     def moved(self, at: float, now: float) -> None:
         """A charge that was made at `at`, and has been taken back, is made only now. If it was of those that began a busy period that
         begins now: until a request is written the provider's bucket is full."""
@@ -260,6 +272,10 @@ class Bucket:
     def number(self, mark: int) -> int:
         """The number of a charge."""
         return mark
+
+    def counts(self, mark: int) -> bool:
+        """A bucket does not know what of it was refilled first."""
+        return True
 
     def answered(self, mark: int, amount: float, at: float, now: float) -> int:
         """The charge made at `at` has been counted by `now`. It matters of the one that began a busy period: refill runs from when
@@ -382,12 +398,22 @@ class SlidingWindow:
         if entry.counted:
             self._used -= amount
 
+    def exceed(self, mark: Mark, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: it leaves with the rest of it, and there never was room for it."""
+        self.take_back(mark, -amount)
+        if self.mirrored:
+            self.lows.lower(mark[1] - 1, amount)
+
     def moved(self, at: float, now: float) -> None:
         """Every charge is made and leaves on its own."""
 
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]
+
+    def counts(self, mark: Mark) -> bool:
+        """Whether a charge has not left yet."""
+        return mark[0].counted
 
     def answered(self, mark: Mark, amount: float, at: float, now: float) -> Mark:
         """The charge made at `at` has been counted by `now`. Where that was a moment it counts from now, since a window that is left
