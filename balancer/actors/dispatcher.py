@@ -32,12 +32,6 @@ from balancer.core.tenants import Tenant, Tenants, TenantSettings
 from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
-IN_TIME = 2.5
-"""Mean latencies of the quickest account that a ticket must have left, or half of the time that it had, while others wait: what
-would end too late is placed at their cost. In the order of deadlines an overloaded queue else places every call just before its
-own."""
-
-
 class OthersOut(Exception):
     """Refusal of a ticket that avoids accounts: no other account can be expected to take it."""
 
@@ -235,11 +229,12 @@ class Dispatcher:
                 self._look_at = min(self._look_at, room_at)
 
     def _ends_too_late(self, ticket: Ticket, now: float) -> bool:
-        """Whether a ticket has most likely too little time left, and not because its caller gave it no more, while others wait."""
+        """Whether a ticket has most likely too little time left, and not because its caller gave it no more, while others wait: it would
+        be placed at their cost. In the order of deadlines an overloaded queue else places every call just before its own."""
         left = ticket.deadline - now
         if left >= 0.5 * (ticket.deadline - ticket.came_at):
             return False
-        return left < IN_TIME * self.placer.quickest(ticket, now) and self._crowded(ticket)
+        return left < self.placer.needed_for(ticket, now) and self._crowded(ticket)
 
     def _crowded(self, ticket: Ticket) -> bool:
         """Whether another ticket of its pool waits that an account of this one's could serve."""
@@ -299,7 +294,7 @@ class Dispatcher:
         `-inf` if none do for certain."""
         if ticket.give_up_at == math.inf:
             return -math.inf
-        late_for, held = IN_TIME * self.placer.quickest(ticket, now), self.placer.may_hold(ticket)
+        late_for, held = self.placer.needed_for(ticket, now), self.placer.may_hold(ticket)
         before = self._waiting.certainly_before(ticket, late_for, held=held)
         if not before:
             return -math.inf

@@ -27,8 +27,12 @@ NEVER = -math.inf
 
 TROUGH = 60.0
 """Seconds for which an account that has used up its windows still serves its share: most windows are a minute long."""
-LAST = 3.0
-"""Mean latencies of the quickest account before its end that a ticket's last moment is: none is left out of the queue for that."""
+IN_TIME = 2.5
+"""Mean latencies after which nearly every answer has come: nine of ten of exponential ones."""
+DEVIATIONS = 4.0
+"""Deviations from the mean after which the same is so where latencies differ less, however few have told them."""
+LAST = 1.2
+"""How many times what an attempt needs before its end a ticket's last moment is: none is left out of the queue for that."""
 
 
 class SelectorFailed(Exception):
@@ -213,7 +217,7 @@ class Placer:
             return hold
         if not all(view.full_at == math.inf for view in chosen.dimensions):
             return None
-        last = ticket.give_up_at - LAST * self.quickest(ticket, now)
+        last = ticket.give_up_at - LAST * self.needed_for(ticket, now)
         return Hold(hold.supervisor, last) if now < last < ticket.give_up_at else None
 
     def _smallest(self, ticket: Ticket, now: float) -> Demand:
@@ -287,13 +291,16 @@ class Placer:
         """Whether tickets like this one may wait though an account could take them."""
         return price_of(self.selector) is not None and any(len(tier) > 1 for tier in self.pools.get(ticket.pool, ()))
 
-    def quickest(self, ticket: Ticket, now: float) -> float:
-        """The least mean latency in seconds of the accounts that could ever take it; 0 while one of them has none."""
-        quickest, model = math.inf, ticket.model
+    def needed_for(self, ticket: Ticket, now: float) -> float:
+        """Seconds within which the quickest of the accounts that could ever take it has most likely answered; 0 while one of them
+        has no sample."""
+        needed, model = math.inf, ticket.model
         for supervisor in self.accounts(ticket):
             if supervisor.earliest(model, supervisor.demand(ticket.call, model), now) < math.inf:
-                quickest = min(quickest, supervisor.snapshot(now).mean or 0.0)
-        return quickest if quickest < math.inf else 0.0
+                snapshot = supervisor.snapshot(now)
+                mean = snapshot.mean or 0.0
+                needed = min(needed, IN_TIME * mean, mean + DEVIATIONS * snapshot.deviation)
+        return needed if needed < math.inf else 0.0
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """When accounts could take a ticket that none takes now."""

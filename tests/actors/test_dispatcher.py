@@ -361,13 +361,13 @@ async def test_what_gives_up_its_place_is_told_so(balancing_once, autojump_clock
         await calls.start("measures")
         await trio.sleep(3.0)
         await calls.start("first")
-        await calls.start("second", within=12.0)
-        await calls.start("third", within=12.001)
-        await calls.start("late", within=12.002)
+        await calls.start("second", within=10.8)
+        await calls.start("third", within=10.9)
+        await calls.start("late", within=11.0)
         await calls.start("last")
         await trio.sleep(10.0)
         assert str(calls.ends["late"]) == (
-            "the call gives way to others that wait: 3.002 s are too few for it to end in time (a: others go before the call)"
+            "the call gives way to others that wait: 2.000 s are too few for it to end in time (a: others go before the call)"
         )
 
 

@@ -18,7 +18,7 @@ FEW_REQUESTS = {
     "limits": {"requests_per_minute": 20, "tokens_per_minute": 50_000, "window": "sliding"},
 }
 LATENCY = 1.0
-LAST_MOMENT = 3.0 * LATENCY
+LAST_MOMENT = 1.2 * LATENCY
 
 
 class Calls:
@@ -80,8 +80,8 @@ async def test_while_others_wait_a_call_that_would_cost_more_than_one_is_not_ser
     async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
         await calls.use_up()
-        await calls.start("large", 2000, within=10.0)
-        await calls.start("other", 2000, within=10.0)
+        await calls.start("large", 2000, within=9.0)
+        await calls.start("other", 2000, within=9.0)
         await trio.sleep(20.0)
         assert {"large", "other"}.isdisjoint(calls.began)
 

@@ -41,6 +41,16 @@ def test_samples_at_one_moment_all_count_in_the_mean():
     assert load.mean == pytest.approx(0.1, abs=0.001)
 
 
+def test_how_far_samples_lie_from_their_mean():
+    """Nothing of equal ones; of two values by turns half of what they are apart, however seldom they come."""
+    equal, turns = Load(), Load()
+    for number in range(200):
+        equal.sample(1.0, 60.0 * number)
+        turns.sample(float(number % 2), 0.01 * number)
+    assert equal.deviation == 0.0
+    assert turns.deviation == pytest.approx(0.5, abs=0.06)
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.floats(-1.0, 50.0)), min_size=1, max_size=30))
 def test_estimates_lie_among_the_samples(samples):
     """Whatever the clock does, and the peak is never below the last sample."""
