@@ -169,6 +169,10 @@ class CalendarWindow:
         if last > self._window:
             self._carried -= amount
 
+    def exceed(self, mark: Mark, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: of the window in which that is known, since nothing is lost by it."""
+        self.charge(amount, now)
+
     def moved(self, at: float, now: float) -> None:
         """Every charge is made on its own."""
 

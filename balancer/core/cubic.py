@@ -181,6 +181,9 @@ class CubicBucket:
         if mark is self._last and not mark.refused:
             self._full_at -= amount * self._unit
 
+    def exceed(self, mark: Sent, amount: float, now: float) -> None:
+        """The pace is of what is sent, whatever that takes."""
+
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`; it holds until the next charge, `passed` or `refused`."""
         owed = self._full_at - now

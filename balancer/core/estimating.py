@@ -75,15 +75,21 @@ class EstimateError:
         """Standard deviation of the ratios."""
         return math.sqrt(self._variance)
 
-    def excess(self, reserved: float, squares: float) -> float:
-        """Units that attempts in flight may take beyond what is reserved for them: what is to be expected of the bias, and `Z`
-        standard deviations of their sum.
+    def excess(self, reserved: float, squares: float, amount: float = 0.0) -> float:
+        """Units that attempts in flight, and one more of `amount`, may take beyond what is reserved for them: what is to be expected of
+        the bias, and `Z` standard deviations of their sum. Negative where they will take less; the one more is not trusted to.
 
         Args:
-            reserved: units reserved for them in all.
+            reserved: units reserved for those in flight in all.
             squares: sum of the squares of what is reserved for each.
+            amount: units demanded by one more.
         """
-        return max(0.0, (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares))
+        squares += amount * amount
+        if self.bias > 1.0:
+            reserved += amount
+        elif self.samples:  # of few ratios the mean may be wrong, and those that are known first are of the shortest answers
+            squares += reserved * reserved / self.samples
+        return (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares)
 
 
 @attrs.define(eq=False)

@@ -199,7 +199,7 @@ class Ledger:
         del self._open[reservation]
         self._recent.append(reservation)
         for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
-            line.end(amount, mark, usage, now)
+            line.end(amount, mark, reservation.demand, usage, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
         """End a reservation that never reached the provider. Further ends change nothing."""
@@ -212,7 +212,7 @@ class Ledger:
         if self._ends_refunded(reservation):
             for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
                 if line.failed_charged or line in self._paces:  # a pace is of what is sent
-                    line.end(amount, mark, None, now)
+                    line.end(amount, mark, reservation.demand, None, now)
                 else:
                     line.undo(amount, mark)
 

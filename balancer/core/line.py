@@ -43,6 +43,9 @@ AT_ONCE = 0.01
 ROUNDED = 0.05
 """The same of a reset in whole seconds, one second at most."""
 
+TOLD_WITHIN = 60.0
+"""Seconds in which answers tell how wrong estimates are, if any tell it."""
+
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
 
 
@@ -97,6 +100,8 @@ class Line:
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
     _cached_free: bool = attrs.field(init=False, default=False)
     _produced: bool = attrs.field(init=False, default=False)
+    _bounded: bool = attrs.field(init=False, default=False)
+    """Whether the bound of the output is counted beside the input."""
     _plain: bool = attrs.field(init=False)
     """Whether an attempt took what its usage says, as it says it."""
     _pending: float = attrs.field(init=False, default=0)
@@ -105,6 +110,8 @@ class Line:
     """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
     _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
+    _surprised_at: float = attrs.field(init=False, default=math.inf)
+    """When it first was while the error of the estimates was not known."""
     _evidence_at: float = attrs.field(init=False, default=-math.inf)
     _doubted: bool = attrs.field(init=False, default=False)
     """Whether answers show more than ours seem to leave."""
@@ -132,12 +139,16 @@ class Line:
         self.terms, self.failed_charged = terms, terms.failed_charged
         if self.dimension not in ESTIMATED:
             return
-        self._cached_free = terms.cached_free and self.dimension != "output_tokens"
-        self._plain = not self._cached_free
+        by_bound = terms.charged == "max_tokens"
+        names = {"tokens": ("bound", "input_tokens"), "output_tokens": ("output_bound", None)} if by_bound else {}
+        demanded, taken = names.get(self.dimension, (self.dimension, self.dimension))
+        self.demanded = attrgetter(demanded)
+        self._taken = attrgetter(taken) if taken is not None and terms.charged != "start" else None
+        self._bounded = demanded == "bound"
+        # What is cached nobody knows yet where the bound is counted.
+        self._cached_free = terms.cached_free and not by_bound and self.dimension != "output_tokens"
+        self._plain = not (self._cached_free or self._bounded)
         self._produced = terms.charged == "produced"
-        self._taken = attrgetter(self.dimension) if terms.charged in ("adjusted", "produced") else None
-        bounded = {"tokens": "bound", "output_tokens": "output_bound"} if terms.charged == "max_tokens" else {}
-        self.demanded = attrgetter(bounded.get(self.dimension, self.dimension))
 
     def covers(self, model: str | None) -> bool:
         """Whether calls for `model` count against it."""
@@ -176,7 +187,12 @@ class Line:
         error = self.error
         if error is None or error.samples < KNOWN:
             return self._pending
-        return self._pending + error.excess(self._reserved() + amount, self._squares + amount * amount)
+        excess = error.excess(self._reserved(), self._squares, amount)
+        if (
+            excess < 0.0 and not self._produced
+        ):  # a provider that corrects its count at the end holds all of the estimate until then
+            return self._pending
+        return max(0.0, self._pending + excess)
 
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""
@@ -200,30 +216,35 @@ class Line:
         counter.open += amount
         return mark
 
-    def end(self, amount: float, mark: Any, usage: Usage | None, now: float) -> None:
-        """The attempt has ended: correct what was booked for it by what it took; `None`: as estimated."""
+    def end(self, amount: float, mark: Any, demand: Demand, usage: Usage | None, now: float) -> None:
+        """The attempt has ended: correct what was booked for its demand by what it took; `None`: as estimated."""
         counter, error, taken = self.counter, self.error, amount
         if self._taken is not None:
             if usage is not None:
-                taken = self._taken(usage) if self._plain else self._taken_by(usage, amount)
+                taken = self._taken(usage) if self._plain else self._taken_by(demand, usage, amount)
                 if error is not None and amount:
                     error.add(amount, taken)
             elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
                 taken = round(amount * error.bias)
         if mark is not None:
             self._close(amount, mark)
-        charged = 0 if mark is None or mark is HELD else amount
-        if taken > charged:
-            counter.charge(taken - charged, now)
-            self._charged += taken - charged
-        elif taken < charged:
-            counter.take_back(mark, charged - taken)
+        if mark is None or mark is HELD:
+            if taken:
+                counter.charge(taken, now)
+                self._charged += taken
+        elif taken > amount:
+            counter.exceed(mark, taken - amount, now)
+            self._charged += taken - amount
+        elif taken < amount:
+            counter.take_back(mark, amount - taken)
 
-    def _taken_by(self, usage: Usage | None, amount: float) -> float:
-        """Units that an attempt took which was booked with `amount`."""
+    def _taken_by(self, demand: Demand, usage: Usage | None, amount: float) -> float:
+        """Units that an attempt took which was booked with `amount` for its demand."""
         if usage is None or self._taken is None:
             return amount
         taken = self._taken(usage)
+        if self._bounded:
+            taken += demand.output_bound
         if self._cached_free:
             taken -= usage.cached_tokens
         if not taken and self.dimension == "images":  # no answer reports them: those asked for were made
@@ -232,7 +253,7 @@ class Line:
 
     def charge_past(self, demand: Demand, usage: Usage | None, at: float) -> None:
         """Charge what an attempt took that had ended before this line was."""
-        if taken := self._taken_by(usage, self.demanded(demand)):
+        if taken := self._taken_by(demand, usage, self.demanded(demand)):
             mark = self.counter.charge(taken, at)
             if isinstance(self.counter, CubicBucket):
                 self.counter.passed(mark, at)
@@ -279,7 +300,7 @@ class Line:
         if mark is not None and mark is not HELD:
             number = counter.number(mark)
             least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
-        by = least - remaining
+        by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
         if by > max(rounding, counter.grain):
             self._lower(by, now)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
@@ -331,13 +352,18 @@ class Line:
         if until > now:
             held, full_at, _ = self.counter.level(now)
             by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
+        by -= self._kept_back(0.0)
         if by > 0.0:
             self._lower(by, now)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
         that were out together are one."""
-        surprises = self._surprises
+        surprises, error = self._surprises, self.error
+        if error is not None and error.samples < KNOWN:  # the estimates may be what is wrong
+            self._surprised_at = min(self._surprised_at, now)
+            if now < self._surprised_at + TOLD_WITHIN:
+                return 0
         if not surprises or sent_at >= surprises[-1]:
             surprises.append(now)
         while surprises and surprises[0] <= now - self.counter.period:

@@ -139,6 +139,10 @@ class Counter(Protocol):
         """Undo `amount` of a charge, as if it had not been made."""
         ...
 
+    def exceed(self, mark: Any, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more."""
+        ...
+
     def moved(self, at: float, now: float) -> None:
         """A charge that was made at `at`, and has been taken back, is made only now."""
         ...
@@ -249,6 +253,10 @@ class Bucket:
         if worth > 0.0:
             self._full_at -= worth * self._unit
             self._found.lower(mark, worth)
+
+    def exceed(self, mark: int, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: taken now, since a bucket that is full by then has refilled."""
+        self.charge(amount, now)
 
     def moved(self, at: float, now: float) -> None:
         """A charge that was made at `at`, and has been taken back, is made only now. If it was of those that began a busy period that
@@ -381,6 +389,12 @@ class SlidingWindow:
         entry.amount -= amount
         if entry.counted:
             self._used -= amount
+
+    def exceed(self, mark: Mark, amount: float, now: float) -> None:
+        """What was charged has turned out to be `amount` more: it leaves with the rest of it, and there never was room for it."""
+        self.take_back(mark, -amount)
+        if self.mirrored:
+            self.lows.lower(mark[1] - 1, amount)
 
     def moved(self, at: float, now: float) -> None:
         """Every charge is made and leaves on its own."""

@@ -122,7 +122,7 @@ def test_the_error_follows_and_no_single_truth_rules_it() -> None:
     assert error.bias < 0.5 + MOST_OFF / 60
 
 
-def test_the_excess_is_what_is_expected_beyond_the_estimates_and_never_less_than_nothing() -> None:
+def test_the_excess_is_what_is_expected_beyond_the_estimates() -> None:
     """Right estimates keep nothing back, a bias its share; many small ones less than one large one."""
     exact, double, half, spread = EstimateError(), EstimateError(), EstimateError(), EstimateError()
     for number in range(100):
@@ -132,8 +132,29 @@ def test_the_excess_is_what_is_expected_beyond_the_estimates_and_never_less_than
         spread.add(10, 5 if number % 2 else 15)
     assert exact.excess(1000, 10_000) == 0.0
     assert double.excess(1000, 10_000) == pytest.approx(1000)
-    assert half.excess(1000, 10_000) == 0.0
+    assert half.excess(1000, 10_000) == pytest.approx(-500)
     assert spread.excess(1000, 10 * 100**2) < spread.excess(1000, 1000**2)
+
+
+def test_one_more_is_trusted_to_take_what_it_demands_and_no_less() -> None:
+    """What must fit beside attempts in flight is never less than the demand."""
+    half, double = EstimateError(), EstimateError()
+    for _ in range(100):
+        half.add(10, 5)
+        double.add(10, 20)
+    assert half.excess(1000, 10_000, 200) == half.excess(1000, 10_000)
+    assert double.excess(1000, 10_000, 200) == pytest.approx(1200)
+
+
+def test_few_ratios_are_not_trusted_to_be_the_mean() -> None:
+    """Who took less than estimated may only have been the first to end."""
+    few, many = EstimateError(), EstimateError()
+    for number in range(100):
+        many.add(100, (40, 80)[number % 2])
+        if number < KNOWN:
+            few.add(100, (40, 80)[number % 2])
+    assert -200 < few.excess(1000, 100**2) < 0
+    assert -400 < many.excess(1000, 100**2) < -200
 
 
 LIMIT, PERIOD = 100_000, 60.0
@@ -166,7 +187,7 @@ def simulate(window, ratio, rng, *, latency=5.0, until=1260.0):
             taken = rng.randint(LIMIT // 100, 3 * LIMIT // 100)
             waiting.append((round(taken / ratio(rng)), taken))
         estimate, taken = waiting[-1]
-        kept_back = error.excess(reserved + estimate, squares + estimate**2) if error.samples >= KNOWN else 0.0
+        kept_back = max(0.0, error.excess(reserved, squares, estimate)) if error.samples >= KNOWN else 0.0
         at = ledger.earliest(min(estimate + kept_back, LIMIT), now)
         if at <= now:
             waiting.pop()
@@ -186,7 +207,7 @@ def simulate(window, ratio, rng, *, latency=5.0, until=1260.0):
                 continue
             error.add(estimate, taken)
             if taken > estimate:
-                ledger.charge(taken - estimate, now)
+                ledger.exceed(mark, taken - estimate, now)
             else:
                 ledger.take_back(mark, estimate - taken)
     return refusals / attempts, admitted / ((until - PERIOD) * LIMIT / PERIOD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 
 import attrs
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balancer.core.call import Demand, Usage
+from balancer.core.estimating import KNOWN
 from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
 from balancer.core.quota import MARGIN
@@ -64,6 +66,16 @@ class LedgerModel(RuleBasedStateMachine):
     def flying(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts if not attempt.end]
 
+    def expected_output(self) -> float:
+        """Of those in flight: as demanded, or as much less as answers have been in the mean."""
+        ratios = [
+            attempt.usage.output_tokens / attempt.demand.output_tokens
+            for attempt in self.attempts
+            if attempt.usage is not None and attempt.demand.output_tokens
+        ]
+        less = min(1.0, fmean(ratios)) if len(ratios) >= KNOWN else 1.0
+        return less * sum(attempt.demand.output_tokens for attempt in self.flying())
+
     def log(self, dimension: str) -> list[tuple[float, float]]:
         charges = sorted(charge for attempt in self.attempts for charge in attempt.charges(dimension))
         return [(at, amount) for at, _, amount in charges]
@@ -89,7 +101,7 @@ class LedgerModel(RuleBasedStateMachine):
             assert self.ledger.earliest(demand, self.now) > self.now or self.flying()
             return
         for dimension, (limit, _) in (WINDOWS | BUCKETS).items():
-            held = sum(attempt.demand.output_tokens for attempt in self.flying()) if dimension == "output_tokens" else 0
+            held = self.expected_output() if dimension == "output_tokens" else 0.0
             assert self.used(dimension, self.now) + held + getattr(demand, dimension) <= limit + 1e-3 or not getattr(
                 demand, dimension
             )

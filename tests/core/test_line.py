@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from balancer.core.call import Demand, Usage
+from balancer.core.estimating import KNOWN
 from balancer.core.learned import MOST_LEARNED, TIMES
-from balancer.core.ledger import Ledger
+from balancer.core.ledger import SURPRISES, Ledger
 from balancer.core.limits import Counting, Limits, Rate
+from balancer.core.line import TOLD_WITHIN
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, MARGIN
 from balancer.core.reservation import Reservation
@@ -34,18 +36,33 @@ def tokens(amount: float = 1000, **counting: Any) -> Limits:
         ({"charged": "adjusted"}, 150, 150),
         ({"charged": "start"}, 150, 150),
         ({"charged": "produced"}, 150, 150),
-        ({"charged": "max_tokens"}, 500, 500),
+        ({"charged": "max_tokens"}, 500, 520),
         ({"cached_free": True}, 150, 70),
-        ({"charged": "max_tokens", "cached_free": True}, 500, 500),
+        ({"charged": "max_tokens", "cached_free": True}, 500, 520),
     ],
 )
 def test_what_is_counted(counting: dict[str, Any], reserved: float, settled: float) -> None:
-    """The estimate or the bound at the start, corrected by the usage or not, cached tokens or none."""
+    """The estimate or the bound at the start, corrected by the usage or not, cached tokens or none. Beside a bound only the input was
+    estimated, and whether it is cached nobody knows then."""
     ledger = Ledger(tokens(**counting))
     reservation = ledger.reserve(DEMAND, 0.0)
     assert used(ledger, "tokens") == reserved
     ledger.settle(reservation, USAGE, 0.0)
     assert used(ledger, "tokens") == settled
+
+
+@pytest.mark.parametrize(("dimension", "reserved", "settled"), [("input_tokens", 100, 120), ("output_tokens", 400, 400)])
+def test_of_bounds_nothing_was_estimated(dimension: str, reserved: float, settled: float) -> None:
+    """Only the input is corrected."""
+    ledger = Ledger(Limits(charged="max_tokens", cached_free=True, **{dimension: "1000/min"}))
+    reservation = ledger.reserve(DEMAND, 0.0)
+    assert used(ledger, dimension) == reserved
+    ledger.settle(reservation, USAGE, 0.0)
+    assert used(ledger, dimension) == pytest.approx(settled)
+    later = Ledger(Limits())
+    later.settle(later.reserve(DEMAND, 0.0), USAGE, 0.0)
+    later.replace(Limits(charged="max_tokens", **{dimension: "1000/min"}), 0.0)
+    assert used(later, dimension) == pytest.approx(settled)
 
 
 def test_the_estimate_stays_where_the_provider_does_not_adjust() -> None:
@@ -67,6 +84,31 @@ def test_what_is_produced_is_counted_when_it_has_been() -> None:
     refunded = ledger.reserve(Demand(1, 20), 300.0)
     ledger.refund(refunded, 300.0)
     assert used(ledger, "output_tokens", 300.0) == pytest.approx(30)
+
+
+def teach(ledger: Ledger, demand: Demand, usage: Usage, now: float) -> None:
+    """As many answers as make the error of estimates known."""
+    for _ in range(KNOWN):
+        ledger.settle(ledger.reserve(demand, now), usage, now)
+
+
+def test_of_what_will_be_produced_is_held_what_is_expected() -> None:
+    """The provider sees no estimate, so none is held that answers have shown to be too large; the next demand is taken at its word."""
+    ledger = Ledger(Limits(output_tokens={"amount": 100, "per": 60.0, "charged": "produced"}))
+    teach(ledger, Demand(1, 40), Usage(1, 20), 0.0)
+    for _ in range(3):
+        ledger.reserve(Demand(1, 40), 300.0)
+    assert used(ledger, "output_tokens", 300.0) == pytest.approx(60)
+    assert ledger.admits(Demand(1, 40), 300.0)
+    assert not ledger.admits(Demand(1, 41), 300.0)
+
+
+def test_what_a_provider_may_count_as_estimated_is_held_as_estimated() -> None:
+    """However much less it will be in the end."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(100), Usage(50), 0.0)
+    ledger.reserve(Demand(800), 100.0)
+    assert used(ledger, "tokens", 100.0) == 800
 
 
 def test_a_refusal_that_the_provider_counts_stays_charged() -> None:
@@ -185,6 +227,59 @@ def test_the_mirror_goes_up_no_farther_than_attempts_in_flight_allow() -> None:
     assert used(ledger, "requests", 3.0) == 5
     for reservation in flying:
         ledger.settle(reservation, None, 3.0)
+
+
+@pytest.mark.parametrize(("remaining", "somebody_else"), [(200, 0), (100, 100)])
+def test_what_an_attempt_took_beyond_its_estimate_is_nobody_elses(remaining: float, somebody_else: float) -> None:
+    """The provider counted it from the start: an answer of that time, come late, shows it, and what it shows beyond that others took."""
+    ledger = Ledger(tokens())
+    ledger.settle(ledger.reserve(Demand(400), -50.0), None, -50.0)
+    exceeds, answered = ledger.reserve(Demand(100), 0.0), ledger.reserve(Demand(100), 0.0)
+    ledger.settle(exceeds, Usage(300), 12.0)
+    assert used(ledger, "tokens", 12.0) == 400
+    ledger.observe(observed(remaining, 1000, "tokens"), 13.0, answered)
+    assert used(ledger, "tokens", 13.0) == 400 + somebody_else
+
+
+@pytest.mark.parametrize(("remaining", "somebody_else"), [(600, 0), (500, 100)])
+def test_what_attempts_in_flight_are_expected_to_take_is_nobody_elses(remaining: float, somebody_else: float) -> None:
+    """It is kept free already; once they have ended nothing is counted twice."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(10), Usage(20), 0.0)
+    flying, answered = ledger.reserve(Demand(100), 100.0), ledger.reserve(Demand(100), 100.0)
+    ledger.observe(observed(remaining, 1000, "tokens"), 101.0, answered)
+    assert used(ledger, "tokens", 101.0) == 400 + somebody_else
+    for reservation in (flying, answered):
+        ledger.settle(reservation, Usage(200), 102.0)
+    assert used(ledger, "tokens", 102.0) == 400 + somebody_else
+
+
+def test_a_refusal_that_the_excess_in_flight_explains_charges_nobody_else() -> None:
+    """Three hundred that are kept free for it are not charged beside."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(10), Usage(20), 0.0)
+    ledger.reserve(Demand(300), 100.0)
+    refused = ledger.reserve(Demand(100), 100.0)
+    ledger.refuse(refused, 100.1)
+    assert ledger.refused(refused, "tokens", None, 100.1)
+    assert used(ledger, "tokens", 100.1) == 1000
+    assert ledger.lines[0].foreign() == 400
+
+
+def test_refusals_while_nothing_is_known_of_the_estimates_tell_of_these_first() -> None:
+    """For a while no pace is learned from them beside the rate; then they are what they are without usages."""
+    ledger = Ledger(tokens())
+    ledger.settle(ledger.reserve(Demand(10), 0.0), None, 0.0)
+
+    def refuse(now: float) -> int:
+        for number in range(SURPRISES):
+            reservation = ledger.reserve(Demand(10), now + number)
+            ledger.refuse(reservation, now + number)
+            ledger.refused(reservation, "tokens", None, now + number)
+        return len(ledger.lines)
+
+    assert refuse(1.0) == 1
+    assert refuse(1.0 + TOLD_WITHIN) == 2
 
 
 def test_lies_free_nothing_of_our_own() -> None:

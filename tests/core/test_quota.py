@@ -113,6 +113,16 @@ def test_a_refund_is_worth_no_more_than_what_still_counts() -> None:
     assert backlog(bucket, 11.5) == 1.0
 
 
+def test_more_than_was_charged_is_debt_of_a_bucket_and_of_a_day_from_when_it_is_known() -> None:
+    """A bucket that was full by then had refilled; in a day the difference is nothing. Only a window knows what leaves when."""
+    bucket = Bucket(60, 60.0, 5)
+    bucket.exceed(bucket.charge(1, 0.0), 2, 10.0)
+    assert backlog(bucket, 10.0) == 2.0
+    day = CalendarWindow(10, "day", load_zone("UTC"), (0.0, 0.0))
+    day.exceed(day.charge(1, 0.0), 2, 86_500.0)
+    assert room(day, 86_500.0) == 8
+
+
 def test_a_resized_bucket_keeps_the_units_in_use() -> None:
     """Half of the old bucket in use is as many units of the new one."""
     bucket = Bucket(10, 10.0, 10)
@@ -200,6 +210,13 @@ class WindowMachine(RuleBasedStateMachine):
         mark, place = self.marks.pop(data.draw(st.integers(0, len(self.marks) - 1)))
         self.window.take_back(mark, self.log[place][1])  # type: ignore[arg-type]
         self.log[place][1] = 0
+
+    @precondition(lambda self: self.marks)
+    @rule(data=st.data(), amount=st.integers(1, 9))
+    def exceed(self, data: st.DataObject, amount: int) -> None:
+        mark, place = data.draw(st.sampled_from(self.marks))
+        self.window.exceed(mark, amount, self.now)  # type: ignore[arg-type]
+        self.log[place][1] += amount
 
     @invariant()
     def holds_what_the_list_holds(self) -> None:
