@@ -115,7 +115,7 @@ class Learning:
         """Take in one response, of the limit in `self.limit`.
 
         Args:
-            used: limit less remaining, > 0; may be too large by up to `rounding`.
+            used: limit less remaining; may be too large by up to `rounding`.
             reset_after: seconds to the reset.
             oldest_for: seconds since the oldest charge that the provider can hold was sent; `inf` if there may be older ones.
             ours: units of ours that it may hold.
@@ -124,7 +124,7 @@ class Learning:
         self.samples += 1
         if self.samples == 1:
             self._short = used > ours + rounding and not self._whole
-        if reset_after > 0.0:
+        if reset_after > 0.0 and used > 0.0:
             self._longest_reset = max(self._longest_reset, reset_after)
             self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
             if used >= self._most_used:  # the more is used, the less does rounding blur it
@@ -148,8 +148,9 @@ class Learning:
     ) -> None:
         limit, least_used = self.limit, used - rounding
         soonest, latest = _between(reset_after, way)
-        span.low = max(span.low, soonest * limit / used)
-        if least_used > 0:
+        if used > 0.0:
+            span.low = max(span.low, soonest * limit / used)
+        if least_used > 0.0:
             span.full_high = min(span.full_high, latest * limit / least_used)
         amount, sent_for = counted
         if amount:  # it is full no sooner than what was counted has refilled
@@ -221,8 +222,8 @@ class Learning:
             return nice(max(self._if_full, self._longest_reset), max(self._if_full_at_most, self._longest_reset))
         usual = [period for period in USUAL if low <= period <= high < math.inf]
         if usual and not self._surprised:
-            return usual[0]
-        if self._short and high < math.inf:
+            return usual[0] if self._short else usual[-1]
+        if high < math.inf and (self._short or self._most_used < self.limit):
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)
         return nice(low, 1.05 * low)

@@ -411,7 +411,7 @@ class Ledger:
         if remaining is not None and 0 <= remaining <= learning.limit:
             self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
             used, reset_after = learning.limit - remaining, seen.reset_after
-            if used and reset_after is not None and 0 <= reset_after <= LONGEST:
+            if reset_after is not None and 0 <= reset_after <= LONGEST:
                 ours = math.inf if learning.samples else self._ours(seen.dimension)
                 oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
                 counted = self._counted(seen.dimension, reservation, now)

@@ -134,9 +134,10 @@ class Exchange:
         line, response = await self._send(lease, link.address, lines)
         headers = Headers(response.headers)
         limits = link.provider.limits_seen(headers)
-        lease.observe(limits)
         # Where no LLM was asked, a redirect is an answer like any other.
         good = 200 <= response.status < 300 or (self.speaks is None and 300 <= response.status < 400)
+        if good:  # else it is not known yet whether the provider counts it, and its end shows the same limits
+            lease.observe(limits)
         watched = good and self.speaks is not None and response.status != NO_CONTENT
         said = headers.by_name().get
         kind = said(b"content-type", b"").lower()
