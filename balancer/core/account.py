@@ -218,7 +218,7 @@ class AccountState:
             self._serve(admission, evidence, now, latency)
             return
         match outcome:
-            case TimedOut(phase="request"):
+            case TimedOut(phase="request" | "pool"):
                 self.failed += 1
                 self.health.withdrawn(probe=admission.probe)
             case Faulted() | TimedOut() | Truncated():
