@@ -22,10 +22,11 @@ from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
 from balancer.core.estimating import KNOWN, EstimateError
 from balancer.core.limits import MONTH, Terms
+from balancer.core.others import LATE, leaving
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
 
-MOST_EVIDENCE = 16
+MOST_EVIDENCE = 64
 """Charges to somebody else's account that can be given back; older ones only time frees."""
 
 CLEARLY = 0.1
@@ -290,9 +291,10 @@ class Line:
 
     # -- mirroring --------------------------------------------------------------------------------------------------------
 
-    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float) -> bool:
-        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`.
-        Returns whether there is more room than before."""
+    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float, until: float = -math.inf) -> bool:
+        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`, and
+        when there will be more: if it was refused for want of them, at `until` it fits. Returns whether there is more room than
+        before."""
         counter, mark = self.counter, sent.mark
         counter.mirrored = True
         left = room(counter, now)
@@ -301,13 +303,16 @@ class Line:
             number = counter.number(mark)
             least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
         by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
+        fits = sent.amount if sent.refused and remaining < sent.amount else 0.0
+        more = 0.0
         if by > max(rounding, counter.grain):
-            self._lower(by, now)
+            self._lower(by, now, fits, until)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
             more = remaining - rounding - self._uncounted(number, sent) - left
             self._give_back(more)
-            return more > 0.0
-        return False
+        if fits and until > now:
+            self._fit(fits, until)
+        return more > 0.0
 
     def _uncounted(self, number: int, sent: Sent) -> float:
         """Units of ours beside an attempt that is tracked which the provider may not have counted when it wrote the answer to it."""
@@ -348,13 +353,24 @@ class Line:
     def refused(self, sent: Sent, until: float, now: float) -> None:
         """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at the
         stated time."""
-        by = room(self.counter, now)
-        if until > now:
-            held, full_at, _ = self.counter.level(now)
-            by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
+        counter = self.counter
+        by = room(counter, now)
+        if until > now and isinstance(counter, Bucket):
+            held, full_at, _ = counter.level(now)
+            by = counter.burst - in_use(held, full_at, counter.limit / counter.period, until) - sent.amount
         by -= self._kept_back(0.0)
         if by > 0.0:
-            self._lower(by, now)
+            self._lower(by, now, sent.amount, until)
+        if until > now:
+            self._fit(sent.amount, until)
+
+    def _fit(self, amount: float, until: float) -> None:
+        """The provider says that `amount` fits at `until`. What was learned may be counted otherwise than it seemed."""
+        counter = self.counter
+        if isinstance(counter, CalendarWindow):
+            counter.starts_at(until)
+        elif self.learned and isinstance(counter, SlidingWindow) and counter.used_at(until + LATE) + amount > counter.limit:
+            counter.fit(amount, until)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
@@ -375,16 +391,21 @@ class Line:
         if (by := room(self.counter, now) - most) > 0.0:
             self._lower(by, now)
 
-    def _lower(self, by: float, now: float) -> None:
-        """Charge somebody else."""
+    def _lower(self, by: float, now: float, fits: float = 0.0, until: float = -math.inf) -> None:
+        """Charge somebody else; what leaves of it at a stated time does so."""
         self._track()
         self._evidence_at = now
         self.lowered += by
-        self._evidence.append((self.counter.charge(by, now), by))
-        self.counter.open += by
-        if len(self._evidence) > MOST_EVIDENCE:
+        counter = self.counter
+        if isinstance(counter, SlidingWindow):
+            parts = leaving(counter, by, fits, until, now)
+            self._evidence += [(counter.charge_until(part, leaves_at, now), part) for part, leaves_at in parts]
+        else:
+            self._evidence.append((counter.charge(by, now), by))
+        counter.open += by
+        while len(self._evidence) > MOST_EVIDENCE:
             _, forgotten = self._evidence.pop(0)
-            self.counter.open = max(0.0, self.counter.open - forgotten)
+            counter.open = max(0.0, counter.open - forgotten)
 
     def ours(self, now: float) -> float:
         """Units in use that this balancer took."""

@@ -364,9 +364,10 @@ def test_pauses_merge_by_maximum():
 def test_the_state_that_a_pause_shows():
     """Only one that covers every call is the account's state; what needs an operator is called disabled."""
     state = account_state()
+    other = admit(state, model="n")
     attempt(state, RateLimited("requests", 50.0))
     assert state.snapshot(0.0).state == "healthy"
-    attempt(state, Overloaded(20.0), model="n")
+    end(state, other, Overloaded(20.0))
     snapshot = state.snapshot(0.0)
     assert (snapshot.state, snapshot.reason) == ("cooling", "overloaded")
     assert snapshot.until == snapshot.valid_until == pauses(state)[None, None]
@@ -389,7 +390,7 @@ def test_an_operator_lifts_what_waited_for_one():
     assert pauses(state) == {}
     assert state.in_flight == 1
     end(state, flying, Faulted(), 2.0)
-    attempt(state, Faulted(), 2.0)
+    attempt(state, Faulted(), 50.0)  # of what is limited there is some again
     assert state.health.state is Health.EJECTED
 
 
