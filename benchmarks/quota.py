@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.plots import LOADS, POOLS, check_drawable, draw, measure, rules
 from benchmarks.report import Row, progress
-from benchmarks.scenario import Scenario, Window
+from benchmarks.scenario import LONG, Scenario, Window
 from benchmarks.scenarios import (
     calendar,
     input_and_output,
@@ -55,6 +55,11 @@ def wrong_scenarios() -> Iterator[Scenario]:
         for factor in (None, 0.5, 0.7, 1.5, 2.0):
             yield wrong_estimates(factor, window, load=1.5)
         yield wrong_estimates(None, window, headers="absent", load=1.5)
+        for factor in (None, 2.0):
+            yield wrong_estimates(factor, window, latency=LONG, load=1.5)
+            yield wrong_estimates(factor, window, charged="max_tokens", load=1.5)
+    for factor in (None, 0.5, 2.0):
+        yield wrong_estimates(factor, charged="produced", latency=LONG, load=1.5)
     yield wrong_estimates(None, charged="adjusted", load=1.5)
 
 

@@ -31,6 +31,8 @@ REQUESTS, TOKENS = 60, 100_000
 """Limits per minute."""
 JITTER = 0.02
 LATENCY = Uniform(0.05, 2.0)
+LONG = Uniform(5.0, 60.0)
+"""Seconds of answers of many tokens."""
 
 
 @attrs.frozen
@@ -96,9 +98,11 @@ def configured(names: str, limits: Mapping[str, Any], **more: Any) -> dict[str, 
     return {"accounts": accounts, "balancer": {"max_waiting": 1_000_000, "max_wait_for": False}}
 
 
-def backends(names: str, limits: Sequence[SimulatedLimit], **more: Any) -> dict[str, SimulatedBackend]:
+def backends(
+    names: str, limits: Sequence[SimulatedLimit], *, latency: Uniform = LATENCY, **more: Any
+) -> dict[str, SimulatedBackend]:
     """The providers behind them."""
-    return {name: SimulatedBackend(limits, latency=LATENCY, jitter=JITTER, **more) for name in names}
+    return {name: SimulatedBackend(limits, latency=latency, jitter=JITTER, **more) for name in names}
 
 
 def traffic(shape: str, per_minute: float) -> Process:

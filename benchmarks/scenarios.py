@@ -11,6 +11,7 @@ import attrs
 
 from balancer.core.account import COLD_LIMIT
 from balancer.core.call import Demand
+from balancer.testing.mock.latency import Uniform
 from balancer.testing.simulation import (
     Arrivals,
     CallClass,
@@ -30,6 +31,7 @@ from benchmarks.figures import figures, largest_lead, packed_in_order, refusals_
 from benchmarks.scenario import (
     DAY,
     LARGEST,
+    LATENCY,
     MEAN,
     MINUTE,
     MIXED_SIZES,
@@ -146,13 +148,17 @@ def wrong_estimates(
     window: Window = "bucket",
     *,
     headers: Shown = "honest",
-    charged: Literal["start", "adjusted"] = "start",
+    charged: Literal["start", "adjusted", "produced", "max_tokens"] = "start",
+    latency: Uniform = LATENCY,
     load: float = 3.0,
     seconds: float = 300.0,
 ) -> Scenario:
-    """Calls take `factor` of what they demand; `None`: drawn for each, log-uniform in [1/2, 2]."""
-    config = configured("a", {"tokens_per_minute": TOKENS, "window": window})
-    providers = backends("a", [SimulatedLimit("tokens", TOKENS, MINUTE, window, charged=charged)], headers=headers)
+    """Calls take `factor` of what they demand; `None`: drawn for each, log-uniform in [1/2, 2]. A provider that counts all of the truth
+    at the start looks to an account like one that adjusts."""
+    limits = {"tokens_per_minute": TOKENS, "window": window, "charged": "adjusted" if charged == "start" else charged}
+    config = configured("a", limits)
+    limit = SimulatedLimit("tokens", TOKENS, MINUTE, window, charged=charged)
+    providers = backends("a", [limit], headers=headers, latency=latency)
     wrong = attrs.evolve(MIXED_SIZES, truth=off_by(log_uniform(0.5, 2.0) if factor is None else factor))
     arrivals = pressed(wrong, TOKENS / MEAN / (factor or 1.0), load)
 
@@ -160,7 +166,8 @@ def wrong_estimates(
         return figures(simulate(config, providers, arrivals, seed=seed, for_seconds=seconds), MINUTE)
 
     how = "1/2 to 2 at random" if factor is None else f"all {factor:g}"
-    name = f"wrong estimates, truth {how}, {window} counted at the {charged}, headers {headers}"
+    counted = {"start": "at the start", "max_tokens": "by max_tokens"}.get(charged, charged)
+    name = f"wrong estimates, truth {how}, {window}, {counted}, headers {headers}, answers of {latency.low:g} to {latency.high:g} s"
     return Scenario(name, run, (Goal("refused_ratio", 0.01), Goal("unexpected", 0), *MOSTLY_USED))
 
 

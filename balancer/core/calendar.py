@@ -190,6 +190,10 @@ class CalendarWindow:
         """The number of a charge."""
         return mark[1]
 
+    def counts(self, mark: Mark) -> bool:
+        """Whether a charge has not left yet."""
+        return mark[0] >= self._window
+
     def answered(self, mark: Mark, amount: float, at: float, now: float) -> Mark:
         """The charge made at `at` has been counted by `now`. Where that was a moment it counts from now; where it was long, the
         margin has to do."""

@@ -163,6 +163,10 @@ class CubicBucket:
         """No header shows this limit, so charges need no numbers."""
         return 0
 
+    def counts(self, mark: Sent) -> bool:
+        """The pace has no memory of what it does not space any more."""
+        return True
+
     def answered(self, mark: Sent, amount: float, at: float, now: float) -> Sent:
         """The pace is of what is sent, whenever that is counted."""
         return mark

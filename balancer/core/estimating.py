@@ -87,9 +87,32 @@ class EstimateError:
         squares += amount * amount
         if self.bias > 1.0:
             reserved += amount
-        elif self.samples:  # of few ratios the mean may be wrong, and those that are known first are of the shortest answers
-            squares += reserved * reserved / self.samples
+        squares += reserved * reserved / self.samples
         return (self.bias - 1.0) * reserved + Z * math.sqrt(self._variance * squares)
+
+
+@attrs.define(eq=False)
+class ShownExcess:
+    """What attempts in flight take beyond what is reserved for them, as an answer has shown it.
+
+    Args:
+        number: of the last charge that the answer shows.
+        excess: units that those which it shows take beyond that, but for what has been charged since.
+        reserved, squares: units reserved for those of them that have not ended, and the sum of their squares.
+    """
+
+    number: int
+    excess: float
+    reserved: float
+    squares: float
+
+    def ended(self, number: int, amount: float, excess: float) -> bool:
+        """An attempt has ended, and what it took beyond `amount` is charged; returns whether none is left that was shown."""
+        if number <= self.number:
+            self.excess -= excess
+            self.reserved -= amount
+            self.squares -= amount * amount
+        return self.reserved < 1.0
 
 
 @attrs.define(eq=False)

@@ -52,8 +52,9 @@ class Counting:
             civil day or month in `zone`; for rates per day or month).
         burst: for buckets, how much of a full bucket may go at once, >= 1 and at most the amount.
         charged: when and what tokens are counted: `"start"`: the estimate, when the request is sent; `"adjusted"`: the same,
-            corrected by the answer's usage; `"produced"`: the usage, when the answer has been produced; `"max_tokens"`: the
-            input and the request's bound of the output, when it is sent; the input is an estimate until its usage is known.
+            corrected by the answer's usage, in a window as if that had been known then; `"produced"`: the usage, when the answer
+            has been produced; `"max_tokens"`: the input and the request's bound of the output, when it is sent; the input is an
+            estimate until its usage is known.
         cached_free: whether tokens read from the provider's cache are not counted.
         failed_charged: whether a request is counted that was refused.
         zone: the IANA name of the provider's time zone, for `"calendar"`.

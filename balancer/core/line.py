@@ -3,7 +3,8 @@
 The mirror goes down at once and up only where evidence had lowered it: what an answer shows is compared with the room there was
 at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
 that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it. One that
-shows more still tells that not all that is charged here counts against the limit that it shows.
+shows more still tells that not all that is charged here counts against the limit that it shows. What is shown beside our own count may
+also be what attempts in flight take beyond their estimates: as much as that can be is kept free for them and charged to nobody.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from balancer.core.calendar import CalendarWindow, load_zone
 from balancer.core.call import Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
-from balancer.core.estimating import KNOWN, EstimateError
+from balancer.core.estimating import KNOWN, EstimateError, ShownExcess
 from balancer.core.limits import MONTH, Terms
 from balancer.core.others import LATE, leaving
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow, in_use, room
+from balancer.core.quota import GRANULES, LEAST_MARGIN, PROMPT, Bucket, Counter, SlidingWindow, in_use, room
 
 MOST_EVIDENCE = 64
 """Charges to somebody else's account that can be given back; older ones only time frees."""
@@ -46,6 +47,13 @@ ROUNDED = 0.05
 
 TOLD_WITHIN = 60.0
 """Seconds in which answers tell how wrong estimates are, if any tell it."""
+
+MOST_DOUBTED = 16
+"""Periods at most for which answers are not believed about attempts in flight after refusals that contradict them: one refusal in
+so long is none."""
+
+COUNTED_WITHIN = 0.5
+"""Seconds from sending within which a provider may not have counted a request yet."""
 
 ESTIMATED = ("tokens", "input_tokens", "output_tokens")
 
@@ -109,7 +117,14 @@ class Line:
     """Units that are counted only at the end of the attempts that will take them."""
     _squares: float = attrs.field(init=False, default=0)
     """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
-    _evidence: list[tuple[Any, float]] = attrs.field(init=False, factory=list[tuple[Any, float]])
+    _shown: ShownExcess | None = attrs.field(init=False, default=None)
+    """The excess of attempts in flight, where an answer has shown it."""
+    _booked_at: float = attrs.field(init=False, default=-math.inf)
+    _unshown_until: float = attrs.field(init=False, default=-math.inf)
+    """Until when answers are not believed to show it."""
+    _unshown_for: float = attrs.field(init=False, default=0.0)
+    _evidence: list[tuple[Any, float, float]] = attrs.field(init=False, factory=list[tuple[Any, float, float]])
+    """Charges to somebody else: mark, units, when."""
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_EVIDENCE))
     _surprised_at: float = attrs.field(init=False, default=math.inf)
     """When it first was while the error of the estimates was not known."""
@@ -185,15 +200,15 @@ class Line:
 
     def _kept_back(self, amount: float) -> float:
         """Units to keep free beside `amount`."""
-        error = self.error
+        error, shown = self.error, self._shown
         if error is None or error.samples < KNOWN:
             return self._pending
+        if shown is not None:
+            reserved, squares = self._reserved() - shown.reserved, self._squares - shown.squares  # since then
+            return max(0.0, shown.excess + error.excess(reserved, squares, amount))
         excess = error.excess(self._reserved(), self._squares, amount)
-        if (
-            excess < 0.0 and not self._produced
-        ):  # a provider that corrects its count at the end holds all of the estimate until then
-            return self._pending
-        return max(0.0, self._pending + excess)
+        # A provider that corrects its count at the end holds all of an estimate until then; one that counts then, nothing.
+        return max(0.0, self._pending + excess) if self._produced else self._pending + max(0.0, excess)
 
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""
@@ -209,6 +224,7 @@ class Line:
             if self._produced:
                 self._pending += amount
                 return HELD
+            self._booked_at = now
         counter = self.counter
         mark = counter.charge(amount, now)
         if self._tracked:
@@ -228,7 +244,7 @@ class Line:
             elif error is not None and error.samples >= KNOWN and error.bias > 1.0:  # nobody will correct it
                 taken = round(amount * error.bias)
         if mark is not None:
-            self._close(amount, mark)
+            self._close(amount, mark, taken)
         if mark is None or mark is HELD:
             if taken:
                 counter.charge(taken, now)
@@ -262,7 +278,7 @@ class Line:
     def undo(self, amount: float, mark: Any) -> None:
         """The provider never counted it."""
         if mark is not None:
-            self._close(amount, mark)
+            self._close(amount, mark, 0.0)
             if mark is not HELD:
                 self.counter.take_back(mark, amount)
 
@@ -278,14 +294,18 @@ class Line:
         """Its answer has begun; returns its mark from now on."""
         return mark if mark is None or mark is HELD else self.counter.answered(mark, amount, at, now)
 
-    def _close(self, amount: float, mark: Any) -> None:
-        """An attempt in flight is none any more."""
+    def _close(self, amount: float, mark: Any, taken: float) -> None:
+        """An attempt in flight is none any more: it took so much."""
         if self.error is not None:
             self._squares -= amount * amount
         if mark is HELD:
             self._pending -= amount
             return
         self.counter.open -= amount
+        if self._shown is not None:
+            number = self.counter.number(mark)
+            if self._shown.ended(number, amount, taken - amount if self.counter.counts(mark) else 0.0):
+                self._shown = None
         if self._before:
             self._before.pop(self.counter.number(mark), None)
 
@@ -302,6 +322,9 @@ class Line:
         if mark is not None and mark is not HELD:
             number = counter.number(mark)
             least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
+        error = self._known_error()
+        if error is not None:
+            self._show(left - remaining + rounding, error, now)
         by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
         fits = sent.amount if sent.refused and remaining < sent.amount else 0.0
         more = 0.0
@@ -313,6 +336,31 @@ class Line:
         if fits and until > now:
             self._fit(fits, until)
         return more > 0.0
+
+    def _show(self, excess: float, error: EstimateError, now: float) -> None:
+        """An answer shows that attempts in flight take at least so much beyond their estimates: just so much, if the provider must have
+        counted all of them, and nothing has left its count that still is in ours. More than can be expected is somebody else's."""
+        counter, evidence, shown = self.counter, self._evidence, self._shown
+        while evidence and evidence[0][2] <= now - counter.period:
+            self._forget_evidence()
+        reserved = self._reserved()
+        most = error.excess(reserved, self._squares)
+        if excess < 2.0 * (error.bias - 1.0) * reserved - most:
+            return  # as far below what is expected as `most` is above it: it is about something else
+        excess = min(excess, max(0.0, most))
+        late_for = counter.margin + counter.period / GRANULES + PROMPT
+        if not evidence and now >= self._booked_at + COUNTED_WITHIN and counter.level(now)[2] > now + late_for:
+            self._shown = None if now < self._unshown_until else self._shows(excess)
+        elif shown is not None:
+            shown.excess += max(0.0, excess - self._kept_back(0.0))
+
+    def _shows(self, excess: float) -> ShownExcess:
+        """That attempts in flight take so much beyond what is reserved for them."""
+        return ShownExcess(self.counter.charges, excess, self._reserved(), self._squares)
+
+    def _known_error(self) -> EstimateError | None:
+        """The error of the estimates, if it is known and the provider may count what attempts in flight take beyond them."""
+        return None if self.error is None or self.error.samples < KNOWN or self._produced else self.error
 
     def _uncounted(self, number: int, sent: Sent) -> float:
         """Units of ours beside an attempt that is tracked which the provider may not have counted when it wrote the answer to it."""
@@ -358,9 +406,15 @@ class Line:
         if until > now and isinstance(counter, Bucket):
             held, full_at, _ = counter.level(now)
             by = counter.burst - in_use(held, full_at, counter.limit / counter.period, until) - sent.amount
-        by -= self._kept_back(0.0)
-        if by > 0.0:
-            self._lower(by, now, sent.amount, until)
+        kept_back = self._kept_back(0.0)
+        if self._shown is not None:
+            longest = MOST_DOUBTED * counter.period
+            self._unshown_for = min(longest, max(counter.period, 2.0 * self._unshown_for))
+            self._unshown_until = now + self._unshown_for
+        if by > kept_back:
+            self._lower(by - kept_back, now, sent.amount, until)
+        if self._known_error() is not None:
+            self._shown = self._shows(kept_back)
         if until > now:
             self._fit(sent.amount, until)
 
@@ -394,18 +448,23 @@ class Line:
     def _lower(self, by: float, now: float, fits: float = 0.0, until: float = -math.inf) -> None:
         """Charge somebody else; what leaves of it at a stated time does so."""
         self._track()
+        self._shown = None
         self._evidence_at = now
         self.lowered += by
         counter = self.counter
         if isinstance(counter, SlidingWindow):
             parts = leaving(counter, by, fits, until, now)
-            self._evidence += [(counter.charge_until(part, leaves_at, now), part) for part, leaves_at in parts]
+            self._evidence += [(counter.charge_until(part, leaves_at, now), part, now) for part, leaves_at in parts]
         else:
-            self._evidence.append((counter.charge(by, now), by))
+            self._evidence.append((counter.charge(by, now), by, now))
         counter.open += by
         while len(self._evidence) > MOST_EVIDENCE:
-            _, forgotten = self._evidence.pop(0)
-            counter.open = max(0.0, counter.open - forgotten)
+            self._forget_evidence()
+
+    def _forget_evidence(self) -> None:
+        """The oldest: from now on only time frees it."""
+        _, by, _ = self._evidence.pop(0)
+        self.counter.open = max(0.0, self.counter.open - by)
 
     def ours(self, now: float) -> float:
         """Units in use that this balancer took."""
@@ -413,18 +472,18 @@ class Line:
 
     def foreign(self) -> float:
         """Units charged to somebody else that can still be given back."""
-        return sum(by for _, by in self._evidence)
+        return sum(by for _, by, _ in self._evidence)
 
     def _give_back(self, most: float) -> None:
         """Take back charges to somebody else, the newest first, by `most` units in all."""
         while self._evidence and most > 0.0:
-            mark, by = self._evidence.pop()
+            mark, by, at = self._evidence.pop()
             back = min(by, most)
             most -= back
             self.counter.take_back(mark, back)
             self.counter.open = max(0.0, self.counter.open - back)
             if back < by:
-                self._evidence.append((mark, by - back))
+                self._evidence.append((mark, by - back, at))
         self._tracked = self._doubted or bool(self._evidence)
 
     # -- settings ---------------------------------------------------------------------------------------------------------

@@ -151,6 +151,10 @@ class Counter(Protocol):
         """The number of a charge."""
         ...
 
+    def counts(self, mark: Any) -> bool:
+        """Whether a charge still counts, if only in part."""
+        ...
+
     def answered(self, mark: Any, amount: float, at: float, now: float) -> Any:
         """The charge made at `at` has been counted by `now`, since its answer has begun; returns its mark from now on."""
         ...
@@ -268,6 +272,10 @@ class Bucket:
     def number(self, mark: int) -> int:
         """The number of a charge."""
         return mark
+
+    def counts(self, mark: int) -> bool:
+        """A bucket does not know what of it was refilled first."""
+        return True
 
     def answered(self, mark: int, amount: float, at: float, now: float) -> int:
         """The charge made at `at` has been counted by `now`. It matters of the one that began a busy period: refill runs from when
@@ -436,6 +444,10 @@ class SlidingWindow:
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]
+
+    def counts(self, mark: Mark) -> bool:
+        """Whether a charge has not left yet."""
+        return mark[0].counted
 
     def answered(self, mark: Mark, amount: float, at: float, now: float) -> Mark:
         """The charge made at `at` has been counted by `now`. Where that was a moment it counts from now, since a window that is left

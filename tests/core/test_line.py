@@ -254,6 +254,104 @@ def test_what_attempts_in_flight_are_expected_to_take_is_nobody_elses(remaining:
     assert used(ledger, "tokens", 102.0) == 400 + somebody_else
 
 
+def unsure(**counting: Any) -> Ledger:
+    """A ledger whose estimates are right in the mean and wrong by a half each, with two attempts of 100 in flight from 100 s on."""
+    ledger = Ledger(tokens(**counting))
+    for taken in (5, 15) * KNOWN:
+        ledger.settle(ledger.reserve(Demand(10), 0.0), Usage(taken), 0.0)
+    for _ in range(2):
+        ledger.reserve(Demand(100), 100.0)
+    return ledger
+
+
+def flying(ledger: Ledger) -> tuple[Reservation, ...]:
+    return ledger.outstanding()
+
+
+def kept_back(ledger: Ledger, now: float) -> float:
+    return next(view.kept_back for view in ledger.views(now))
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_an_answer_shows_what_attempts_in_flight_take(window: str) -> None:
+    """Then no more than that is kept back for them, until they end; for what is booked since, what it may take."""
+    ledger = unsure(window=window)
+    first, second = flying(ledger)
+    assert kept_back(ledger, 101.0) > 200
+    ledger.observe(observed(760, 1000, "tokens"), 101.0, second)
+    assert used(ledger, "tokens", 101.0) == pytest.approx(241)  # what is shown may be one too small
+    third = ledger.reserve(Demand(100), 101.0)
+    alone = kept_back(ledger, 101.0) - 41
+    assert 100 < alone < 200
+    ledger.settle(first, Usage(160), 102.0)
+    assert kept_back(ledger, 102.0) == pytest.approx(alone - 19, abs=10)  # one more ratio is known
+    ledger.refund(third, 102.0)
+    ledger.settle(second, Usage(80), 102.0)
+    assert kept_back(ledger, 102.0) == 0
+
+
+def test_what_the_provider_may_not_have_counted_yet_shows_nothing() -> None:
+    """Nor does an answer while something has left its count that is in ours, nor one that shows more than can be; more excess counts
+    at once, as far as it can be expected."""
+    ledger = unsure()
+    first, second = flying(ledger)
+    ledger.settle(ledger.reserve(Demand(300), 100.2), None, 100.2)
+    before = kept_back(ledger, 100.2)
+    ledger.observe(observed(501, 1000, "tokens"), 100.4, first)
+    ledger.observe(observed(1000, 1000, "tokens"), 101.0, first)
+    assert kept_back(ledger, 101.0) == pytest.approx(before)
+    ledger.observe(observed(501, 1000, "tokens"), 102.0, second)
+    assert kept_back(ledger, 102.0) == 0
+    ledger.reserve(Demand(100), 110.0)
+    alone = kept_back(ledger, 110.0)
+    ledger.observe(observed(400 - alone - 5, 1000, "tokens"), 110.1, second)
+    assert kept_back(ledger, 110.1) == pytest.approx(alone + 6)
+    ledger.observe(observed(401, 1000, "tokens"), 159.9, second)
+    assert kept_back(ledger, 159.9) == pytest.approx(alone + 6)
+
+
+def test_an_answer_that_outlasts_its_window_took_nothing_of_what_was_shown() -> None:
+    """It had left before."""
+    ledger = unsure()
+    first, second = flying(ledger)
+    ledger.reserve(Demand(100), 150.0)
+    ledger.observe(observed(881, 1000, "tokens"), 161.0, second)
+    assert kept_back(ledger, 161.0) == 20
+    ledger.settle(first, Usage(200), 162.0)
+    assert kept_back(ledger, 162.0) == 20
+
+
+def test_after_a_refusal_that_it_contradicts_no_answer_is_believed_for_a_while() -> None:
+    """What was kept back then is kept until those in flight have ended, or it is known better; each time for longer."""
+    ledger = unsure()
+    ledger.observe(observed(800, 1000, "tokens"), 101.0, flying(ledger)[0])
+    ledger.reserve(Demand(500), 101.0)
+
+    def refuse(now: float) -> None:
+        refused = ledger.reserve(Demand(1), now)
+        ledger.refuse(refused, now)
+        assert ledger.refused(refused, "tokens", now + 0.01, now)
+
+    def shown(remaining: float, now: float) -> float:
+        ledger.observe(observed(remaining + 1, 1000, "tokens"), now, flying(ledger)[0])
+        return kept_back(ledger, now)
+
+    assert kept_back(ledger, 101.0) > 200
+    refuse(102.0)
+    for reservation in flying(ledger):
+        ledger.settle(reservation, None, 102.0)
+    assert kept_back(ledger, 102.0) == 0
+    ledger.settle(ledger.reserve(Demand(599), 170.0), None, 170.0)
+    ledger.reserve(Demand(400), 170.0)
+    assert shown(1, 172.0) == 0
+    refuse(173.0)
+    assert shown(1, 174.0) > 100
+    assert shown(1, 229.0) > 100
+    ledger.reserve(Demand(400), 250.0)
+    assert shown(600, 292.0) > 100
+    assert shown(600, 294.0) == 0
+
+
 def test_a_refusal_that_the_excess_in_flight_explains_charges_nobody_else() -> None:
     """Three hundred that are kept free for it are not charged beside."""
     ledger = Ledger(tokens())

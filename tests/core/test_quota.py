@@ -118,8 +118,12 @@ def test_more_than_was_charged_is_debt_of_a_bucket_and_of_a_day_from_when_it_is_
     bucket = Bucket(60, 60.0, 5)
     bucket.exceed(bucket.charge(1, 0.0), 2, 10.0)
     assert backlog(bucket, 10.0) == 2.0
+    assert bucket.counts(1)
     day = CalendarWindow(10, "day", load_zone("UTC"), (0.0, 0.0))
-    day.exceed(day.charge(1, 0.0), 2, 86_500.0)
+    mark = day.charge(1, 0.0)
+    assert day.counts(mark)
+    day.exceed(mark, 2, 86_500.0)
+    assert not day.counts(mark)
     assert room(day, 86_500.0) == 8
 
 

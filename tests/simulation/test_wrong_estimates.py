@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.scenario import LONG
 from benchmarks.scenarios import wrong_estimates
 
 
@@ -27,3 +28,20 @@ def test_a_constant_bias(factor, window):
 def test_a_provider_that_counts_the_estimate_first(factor):
     """The provider corrects what it counted when it answers."""
     assert wrong_estimates(factor, charged="adjusted", load=1.2, seconds=120).missed(1) == []
+
+
+@pytest.mark.parametrize(("factor", "window", "seed"), [(None, "sliding", 1), (2.0, "sliding", 2), (2.0, "bucket", 3)])
+def test_answers_take_long(factor, window, seed):
+    """Then half of what a window holds is in flight."""
+    assert wrong_estimates(factor, window, latency=LONG, load=1.5, seconds=180).missed(seed) == []
+
+
+def test_a_provider_that_counts_what_it_has_produced():
+    """Half of the estimates, after a long time."""
+    assert wrong_estimates(0.5, charged="produced", latency=LONG, load=1.2, seconds=180).missed(1) == []
+
+
+@pytest.mark.parametrize(("factor", "window"), [(2.0, "sliding"), (0.5, "bucket")])
+def test_a_provider_that_counts_the_bound_of_the_output(factor, window):
+    """And the input, which was estimated."""
+    assert wrong_estimates(factor, window, charged="max_tokens", load=1.5, seconds=180).missed(1) == []
