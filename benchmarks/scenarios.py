@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import attrs
 
-from balancer.core.account import COLD_LIMIT
 from balancer.core.call import Demand
 from balancer.testing.mock.latency import Uniform
 from balancer.testing.simulation import (
@@ -179,15 +178,16 @@ def unknown(
     burst: int | None = None,
     *,
     provider: Literal["openai", "anthropic"] = "openai",
+    headers: Literal["honest", "rounded"] = "honest",
     transported: bool = False,
     seconds: float = 240.0,
 ) -> Scenario:
-    """Nothing is configured and headers are honest: at most one refusal per account and dimension. Of a burst that is smaller than
-    what goes out before the first answer, as many are refused as are too many."""
+    """Nothing is configured and headers are honest: at most one refusal per account and dimension, however small the burst, and most of
+    the quota is used."""
     limits = [SimulatedLimit("requests", REQUESTS, MINUTE, window, burst), SimulatedLimit("tokens", TOKENS, MINUTE, window)]
     if provider == "anthropic":
         limits[1:] = [SimulatedLimit("input_tokens", TOKENS), SimulatedLimit("output_tokens", TOKENS)]
-    config, providers = configured("ab", {}, provider=provider), backends("ab", limits, provider=provider)
+    config, providers = configured("ab", {}, provider=provider), backends("ab", limits, provider=provider, headers=headers)
     arrivals = Arrivals(poisson(3 * 2 * REQUESTS), CallClass("any", lambda rng: Demand(rng.randint(100, 4000), 100)))
 
     def run(seed: int) -> dict[str, float]:
@@ -196,9 +196,8 @@ def unknown(
         return {**figures(report, MINUTE), "refusals_each": refusals_each(report)}
 
     how = window if burst is None else f"{window} of {burst}"
-    name = f"unknown limits, {how}, {provider}'s headers{', through a transport' if transported else ''}"
-    most = 1 if burst is None or burst >= COLD_LIMIT else COLD_LIMIT - burst
-    return Scenario(name, run, (Goal("refusals_each", most), *NEVER_OVER))
+    name = f"unknown limits, {how}, {provider}'s headers, {headers}{', through a transport' if transported else ''}"
+    return Scenario(name, run, (Goal("refusals_each", 1), *NEVER_OVER, Goal("used", 0.9, least=True)))
 
 
 def unknown_models(

@@ -99,7 +99,6 @@ class Placer:
         """
         call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
         demand, estimated = call.demand, call.estimated
-        cold = True
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self.pools.get(ticket.pool, ()):
             able: list[AccountSnapshot] = []
@@ -111,7 +110,7 @@ class Placer:
                 snapshots.append(snapshot)
                 if snapshot.restricted:
                     wanted = supervisor.demand(call, model) if estimated and snapshot.dimensions else demand
-                    if snapshot.passed_over(model, wanted, now, cold):
+                    if snapshot.passed_over(model, wanted, now):
                         continue
                     snapshot = snapshot.of_model(model)
                 else:
@@ -132,7 +131,7 @@ class Placer:
                     if isinstance(better, Hold):
                         return better
                     place = owners.index(better)
-                scan = Scan(tuple(scanned), model, demand, now, cold, avoid, dialect, able[place].name)
+                scan = Scan(tuple(scanned), model, demand, now, avoid, dialect, able[place].name)
                 lease = owners[place].try_lease(ticket, now, scan)
                 if lease is not None:
                     ticket.decision.attempts = (*ticket.decision.attempts, lease.record)
@@ -304,7 +303,7 @@ class Placer:
                     least, refilled_at, refilled = total, at, supervisor
             elif at <= now:
                 awaited = awaited or supervisor
-                if snapshot.passed_over(ticket.model, demand, now, ticket.dialect is not None) not in AWAITED:
+                if snapshot.passed_over(ticket.model, demand, now) not in AWAITED:
                     look_at = min(look_at, snapshot.valid_until)
             hopeful = hopeful or (at < math.inf and snapshot.ejected_until <= now)
         return Outlook(earliest, hopeful, refilled_at, refilled, awaited, look_at)
@@ -318,7 +317,7 @@ class Placer:
             at = supervisor.earliest(model, demand, now)
             if at > now:
                 room_at = min(room_at, at)
-            elif not supervisor.snapshot(now).passed_over(model, demand, now, ticket.dialect is not None):
+            elif not supervisor.snapshot(now).passed_over(model, demand, now):
                 if claims.allow(supervisor, model, demand, now):
                     return now
         return room_at

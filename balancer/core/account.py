@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from balancer.core.secret import Secret
 
 COLD_LIMIT = 2
-"""Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. Few, since
-each beyond the unknown limit is refused; not fewer, since each one held back waits for a whole answer."""
+"""Attempts at once on an account whose limits are unknown but will show in its answers, until the first answer. A burst may be of one,
+and each attempt beyond it is refused: so two, since to learn a limit may cost one refusal and no more. Not one, since each that is
+held back waits for a whole answer, and of two the quicker tells; the reference's four would cost three."""
 QUOTA_RECHECK = 3600.0
 """Seconds after which a long quota whose reset was not stated is tried again."""
 THROTTLE_BACKOFF = 1.0

@@ -26,7 +26,7 @@ class Scan:
 
     Attributes:
         tiers: the snapshots per tier, in order of preference; tiers after the one that took the call were not looked at.
-        model, demand, now, cold: what was asked of them (`AccountSnapshot.passed_over`).
+        model, demand, now: what was asked of them (`AccountSnapshot.passed_over`).
         avoid: accounts that this call avoids.
         dialect: what the account had to speak; `None` for any.
         chosen: the account that took it.
@@ -36,7 +36,6 @@ class Scan:
     model: str | None
     demand: Demand
     now: float
-    cold: bool
     avoid: frozenset[str]
     dialect: str | None
     chosen: str
@@ -53,7 +52,7 @@ class Scan:
             elif name in self.avoid:
                 reasons[name] = AVOIDED
             else:
-                reasons[name] = snapshot.passed_over(self.model, self.demand, self.now, cold=self.cold) or NOT_CHOSEN
+                reasons[name] = snapshot.passed_over(self.model, self.demand, self.now) or NOT_CHOSEN
         return reasons
 
 

@@ -8,7 +8,7 @@ first one known of a name holds for every model that shows no other.
 from __future__ import annotations
 
 import math
-from copy import copy
+from copy import deepcopy
 
 import attrs
 
@@ -179,7 +179,7 @@ class LearnedLimits:
         """Give a model a limit of its own, of what is known of its group's; `None` if there are too many."""
         if self._full():
             return None
-        own = Learned(copy(group.learning), {model}, times=group.times)
+        own = Learned(deepcopy(group.learning), {model}, times=group.times)
         group.models.discard(model)
         groups.append(own)
         return own

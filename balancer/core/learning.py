@@ -15,24 +15,15 @@ import math
 
 import attrs
 
+from balancer.core.span import NOISE, WAYS, WHOLE, Seen, Span, bounds_of
+
 LONGEST = 86400.0 * 366
 SHORTEST = 0.001
 NICE = (86400.0, 3600.0, 60.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01)
 """Periods are chosen by people: of the values a measurement allows, the multiple of the coarsest of these is meant."""
 
-PRECISE = (-0.001, 0.001)
-WHOLE_SECONDS = ((0.0, 1.0), (-1.0, 0.0), (-0.5, 0.5), (-2.0, 0.0))
-"""What the true reset may add to one shown in whole seconds: cut off, rounded up, rounded to the nearest, and an instant that is
-rounded up, read against a date that is cut off. A provider keeps to one of them, so each is followed through all samples on its own."""
-
-WHOLE = (-2.0, 1.0)
-"""The same, whichever it is."""
-
 INSTANTS = 10.0
 """Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
-
-NOISE = 0.02
-"""Relative error of any reset: it is read and written at different moments."""
 
 LATE = 0.1
 """By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
@@ -59,21 +50,6 @@ def nice(low: float, high: float) -> float:
 
 
 @attrs.define(eq=False)
-class Span:
-    """Bounds of the period of a bucket, by one way to round a reset.
-
-    Attributes:
-        low: at least, since no bucket holds more than the limit.
-        full_high: at most, if it holds all of the limit.
-        high: at most, whatever it holds.
-    """
-
-    low: float = 0.0
-    full_high: float = math.inf
-    high: float = math.inf
-
-
-@attrs.define(eq=False)
 class Learning:
     """What is known of one limit's period and burst."""
 
@@ -87,7 +63,7 @@ class Learning:
     """Whether the first response showed more in use than ours."""
     _surprised: bool = attrs.field(init=False, default=False)
     """Whether a request was refused for which there seemed to be room."""
-    _spans: list[Span] = attrs.field(init=False, factory=lambda: [Span() for _ in WHOLE_SECONDS])
+    _spans: list[Span] = attrs.field(init=False, factory=lambda: [Span() for _ in WAYS])
     """One for each way to round a reset; none once all are refuted."""
     _full: bool = attrs.field(init=False, default=True)
     """Whether it may be a bucket of all of the limit."""
@@ -97,8 +73,8 @@ class Learning:
     """What was used in the response that showed most left, and the negative of its reset."""
     _most_used: float = attrs.field(init=False, default=0.0)
     _if_full: float = attrs.field(init=False, default=0.0)
-    _if_full_at_least: float = attrs.field(init=False, default=0.0)
-    _if_full_at_most: float = attrs.field(init=False, default=math.inf)
+    """The period by that response, if a full bucket holds all of the limit; and bounds of it."""
+    _if_full_within: tuple[float, float] = attrs.field(init=False, default=(0.0, math.inf))
     _longest_reset: float = attrs.field(init=False, default=0.0)
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
@@ -123,48 +99,31 @@ class Learning:
         """
         self.samples += 1
         if self.samples == 1:
-            self._short = used > ours + rounding and not self._whole
+            self._short = used - ours >= rounding and used > ours and not self._whole
         if reset_after > 0.0 and used > 0.0:
             self._longest_reset = max(self._longest_reset, reset_after)
             self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
             if used >= self._most_used:  # the more is used, the less does rounding blur it
                 self._most_used, self._if_full = used, reset_after * self.limit / used
-                least_used, (less, more) = used - rounding, WHOLE if reset_after.is_integer() else PRECISE
-                self._if_full_at_least = (reset_after + less) * self.limit / used
-                self._if_full_at_most = (reset_after + more) * self.limit / least_used if least_used > 0 else math.inf
-        if spans := self._spans:
-            for way, span in enumerate(spans):
-                self._narrow(span, way, used, rounding, reset_after, counted)
-            ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
-            self._full = any(span.low <= span.full_high for span in ways)
-            self._small = any(span.low <= span.high for span in spans)
-            if not (self._full or self._small) and spans[-1].low > spans[-1].full_high:
-                self._spans = []
-        if (used, -reset_after) < self._least_used:
-            self._least_used = used, -reset_after
+                span = Span()
+                span.take_in(self.limit, Seen(used, rounding, *bounds_of(reset_after, WHOLE)))
+                self._if_full_within = span.low, span.full_high
+        if self._spans:
+            self._narrow(used, rounding, reset_after, counted)
+        self._least_used = min(self._least_used, (used, -reset_after))
 
-    def _narrow(
-        self, span: Span, way: int, used: float, rounding: float, reset_after: float, counted: tuple[float, float]
-    ) -> None:
-        limit, least_used = self.limit, used - rounding
-        soonest, latest = _between(reset_after, way)
-        if used > 0.0:
-            span.low = max(span.low, soonest * limit / used)
-        if least_used > 0.0:
-            span.full_high = min(span.full_high, latest * limit / least_used)
-        amount, sent_for = counted
-        if amount:  # it is full no sooner than what was counted has refilled
-            span.high = min(span.high, (sent_for + latest) * limit / amount)
-        other_used, other_reset = self._least_used[0], -self._least_used[1]
-        if other_used < math.inf:  # whatever is used and whatever a full bucket holds, the difference is that of the resets
-            other_soonest, other_latest = _between(other_reset, way)
-            apart, shortest, longest = used - other_used, soonest - other_latest, latest - other_soonest
-            if apart < 0.0:
-                apart, shortest, longest = -apart, -longest, -shortest
-            if apart + rounding > 0.0:
-                span.low = max(span.low, shortest * limit / (apart + rounding))
-            if apart > rounding:
-                span.high = min(span.high, longest * limit / (apart - rounding))
+    def _narrow(self, used: float, rounding: float, reset_after: float, counted: tuple[float, float]) -> None:
+        spans, other = self._spans, self._least_used
+        for span, way in zip(spans, WAYS, strict=True):
+            seen = Seen(used, rounding, *bounds_of(reset_after, way))
+            span.take_in(self.limit, seen, counted)
+            if other[0] < math.inf:
+                span.compare(self.limit, seen, Seen(other[0], rounding, *bounds_of(-other[1], way)))
+        ways = spans if self._longest_reset >= INSTANTS else spans[:-1]
+        self._full = any(span.low <= span.full_high for span in ways)
+        self._small = any(span.low <= span.high for span in spans)
+        if not (self._full or self._small) and spans[-1].low > spans[-1].full_high:
+            self._spans = []
 
     def show(self, amount: float) -> None:
         """So much fits at once: an answer shows it, or it has been served."""
@@ -216,13 +175,18 @@ class Learning:
 
     def _of_bucket(self) -> float:
         low, high = self._bounds()
-        if self._short and high <= FAR * low:
-            return nice(low, high)
-        if not self._short and self._if_full_at_most <= FAR * self._if_full_at_least:
-            return nice(max(self._if_full, self._longest_reset), max(self._if_full_at_most, self._longest_reset))
+        least, most = self._if_full_within
+        if self._short:
+            if high <= FAR * low:
+                return nice(low, high)
+        elif most <= FAR * least:
+            low = max(self._if_full, self._longest_reset)
+            return nice(low, max(low, most))
         usual = [period for period in USUAL if low <= period <= high < math.inf]
-        if usual and not self._surprised:
+        if usual and not self._surprised:  # a whole bucket has room to find out in
             return usual[0] if self._short else usual[-1]
+        if not self._short and self._window_at_most < math.inf:  # it may as well be a window
+            high = max(high, self._window_at_most)
         if high < math.inf and (self._short or self._most_used < self.limit):
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)
@@ -233,10 +197,3 @@ class Learning:
         bounds = [(span.low, span.high if self._short else min(span.full_high, span.high)) for span in self._spans]
         bounds = [(low, high) for low, high in bounds if low <= high]
         return min((low for low, _ in bounds), default=0.0), max((high for _, high in bounds), default=math.inf)
-
-
-def _between(reset_after: float, way: int) -> tuple[float, float]:
-    """The true reset, by one way to round it."""
-    less, more = WHOLE_SECONDS[way] if reset_after.is_integer() else PRECISE
-    noise = NOISE * reset_after
-    return reset_after + less - noise, reset_after + more + noise

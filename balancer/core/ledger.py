@@ -442,7 +442,11 @@ class Ledger:
             used, reset_after = learning.limit - remaining, seen.reset_after
             if reset_after is not None and 0 <= reset_after <= LONGEST:
                 ours = math.inf if learning.samples else self._ours(seen.dimension)
-                oldest_for = self._oldest_for(seen.dimension, used, now) if learning.samples < AGED_SAMPLES else math.inf
+                if seen.dimension in ESTIMATED:
+                    ours *= WRONG
+                oldest_for = (
+                    self._oldest_for(seen.dimension, used, reservation, now) if learning.samples < AGED_SAMPLES else math.inf
+                )
                 counted = self._counted(seen.dimension, reservation, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
         return (groups, learned), self._draw_line(groups, learned, seen, now)
@@ -566,14 +570,22 @@ class Ledger:
             last = max(before, key=lambda sent: sent.at, default=None)
         if last is None:
             return 0.0, 0.0
-        amount = last.taken(dimension)
-        return (amount if self._known(last, dimension) else amount / WRONG), now - last.at
+        return self._at_least(last, dimension), now - last.at
 
-    def _oldest_for(self, dimension: str, used: float, now: float) -> float:
-        """Seconds since the oldest charge we know of; `inf` if ours do not explain `used`."""
+    def _at_least(self, sent: Reservation, dimension: str) -> float:
+        """Units that it has taken, or takes, even where that is estimated."""
+        return sent.taken(dimension) / (1.0 if self._known(sent, dimension) else WRONG)
+
+    def _oldest_for(self, dimension: str, used: float, reservation: Reservation, now: float) -> float:
+        """Seconds since the oldest charge was sent that the provider can hold; `inf` if ours do not explain `used`."""
         if self._ours(dimension) < used:
             return math.inf
-        return now - min(reservation.at for reservation in (*self._recent, *self._open))
+        counted = [*self._recent] if reservation.ended else [*self._recent, reservation]
+        for sent in sorted(counted, key=lambda sent: sent.at, reverse=True):
+            used -= self._at_least(sent, dimension)
+            if used <= 0.0:  # what was counted last is held longest
+                return now - sent.at
+        return now - min(sent.at for sent in (*counted, *self._open))
 
     def _ours(self, dimension: str) -> float:
         """Units that those took which are remembered, or are in flight."""

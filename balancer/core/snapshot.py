@@ -84,14 +84,13 @@ class AccountSnapshot(NamedTuple):
         """Whether the next attempt on this account would be its probe."""
         return not self.probing and -math.inf < self.ejected_until <= now
 
-    def passed_over(self, model: str | None, demand: Demand, now: float, cold: bool) -> str:
+    def passed_over(self, model: str | None, demand: Demand, now: float) -> str:
         """Why this account cannot take a call now; empty if it can.
 
         Args:
             model: the application's model name.
             demand: what would be reserved.
             now: trio time.
-            cold: whether answers of this call show limits, so that an account with unknown ones is asked carefully.
         """
         if self.models is not None and model is not None and model not in self.models:
             return NO_MODEL
@@ -101,7 +100,7 @@ class AccountSnapshot(NamedTuple):
             return self.reason or "ejected"
         if self.concurrency is not None and self.in_flight >= self.concurrency:
             return FULL
-        if cold and self.cold_limit is not None and self.in_flight >= self.cold_limit:
+        if self.cold_limit is not None and self.in_flight >= self.cold_limit:
             return COLD
         for pause in self.pauses:
             if pause.until > now and pause_covers(pause, model, demand):

@@ -53,15 +53,15 @@ def account_state(*, shows_limits=False, health=PLAIN, **account):
     return AccountState(Account(name="a", **account), health, frozenset({"chat"}), shows_limits)
 
 
-def try_admit(state, model, demand, now, *, cold=False):
+def try_admit(state, model, demand, now):
     """As the dispatcher asks: the snapshot first, then the ledger."""
-    if state.snapshot(now).passed_over(model, demand, now, cold=cold):
+    if state.snapshot(now).passed_over(model, demand, now):
         return None
     return state.admit(model, demand, now)
 
 
-def admit(state, now=0.0, *, model="m", demand=ONE, cold=False):
-    admission = try_admit(state, model, demand, now, cold=cold)
+def admit(state, now=0.0, *, model="m", demand=ONE):
+    admission = try_admit(state, model, demand, now)
     assert admission is not None
     return admission
 
@@ -142,7 +142,7 @@ def test_debt_blocks_until_it_is_worked_off():
     """What was taken beyond the estimate counts like everything else."""
     state = account_state()
     end(state, admit(state, demand=TOKENS), Served(), usage=Usage(9000))
-    assert try_admit(state, "m", TOKENS, 1.0, cold=False) is None
+    assert try_admit(state, "m", TOKENS, 1.0) is None
     assert state.earliest("m", TOKENS, 1.0) == pytest.approx(60.03, abs=0.001)
     assert admit(state, 1.0)
 
@@ -160,8 +160,8 @@ def test_no_more_attempts_at_once_than_allowed():
     """Concurrency counts those whose end has not come, and frees at it."""
     state = account_state(limits={"concurrency": 2})
     first, _ = admit(state), admit(state)
-    assert try_admit(state, "m", ONE, 0.0, cold=False) is None
-    assert state.snapshot(0.0).passed_over("m", ONE, 0.0, cold=False) == FULL
+    assert try_admit(state, "m", ONE, 0.0) is None
+    assert state.snapshot(0.0).passed_over("m", ONE, 0.0) == FULL
     assert state.earliest("m", ONE, 0.0) == 0.0
     end(state, first, Withdrawn())
     assert admit(state)
@@ -173,12 +173,11 @@ def test_no_more_attempts_at_once_than_allowed():
 def test_a_cold_account_is_asked_by_a_few():
     """Until its first answer has come, where answers show limits."""
     state = account_state(limits={}, shows_limits=True)
-    first, *_ = [admit(state, cold=True) for _ in range(COLD_LIMIT)]
-    assert state.snapshot(0.0).passed_over("m", ONE, 0.0, cold=True) == COLD
-    assert admit(state, cold=False)
+    first, *_ = [admit(state) for _ in range(COLD_LIMIT)]
+    assert state.snapshot(0.0).passed_over("m", ONE, 0.0) == COLD
     assert state.observe(first, (), 0.1)
     assert not state.observe(first, (), 0.1)
-    assert admit(state, 0.1, cold=True)
+    assert admit(state, 0.1)
 
 
 @pytest.mark.parametrize("outcome", [*UNSENT, *FAILED, Withdrawn()], ids=repr)
@@ -246,7 +245,7 @@ def test_a_refusal_pauses_what_it_is_about(outcome, key, earliest, latest):
         assert state.health.state is Health.HEALTHY
         assert state.earliest("m", TOKENS, 100.0) == pytest.approx(max(until, 100.0))
         assert until > 100.0
-        assert try_admit(state, "m", TOKENS, min(until - 1e-9, 1e12), cold=False) is None
+        assert try_admit(state, "m", TOKENS, min(until - 1e-9, 1e12)) is None
         if until < math.inf:
             assert admit(state, until, demand=TOKENS)
 
@@ -289,7 +288,7 @@ def test_a_missing_path_masks_nothing():
     assert pauses(state) == {}
     assert admit(state, model=None)
     attempt(state, ModelMissing(), model="m")
-    assert try_admit(state, "m", ONE, 0.0, cold=False) is None
+    assert try_admit(state, "m", ONE, 0.0) is None
     assert state.earliest("m", ONE, 0.0) == math.inf
     assert admit(state, model="n")
     assert admit(state, model=None)
@@ -299,7 +298,7 @@ def test_a_refusal_over_what_was_not_estimated_holds_every_call_back():
     """A call that says nothing of its tokens, refused over tokens, would come back at once and be refused again."""
     state = account_state()
     attempt(state, RateLimited("tokens", 5.0))
-    assert try_admit(state, "m", ONE, 4.9, cold=False) is None
+    assert try_admit(state, "m", ONE, 4.9) is None
     state = account_state()
     attempt(state, RateLimited("tokens", 5.0), demand=TOKENS)
     assert admit(state, 0.0)
@@ -421,7 +420,7 @@ def test_failures_in_a_row_eject(outcome):
         attempt(state, outcome)
     snapshot = state.snapshot(0.0)
     assert (snapshot.state, snapshot.until, snapshot.reason) == ("ejected", 30.0, describe(outcome))
-    assert try_admit(state, "m", ONE, 29.9, cold=False) is None
+    assert try_admit(state, "m", ONE, 29.9) is None
     assert state.earliest("m", ONE, 1.0) == 30.0
 
 
@@ -449,7 +448,7 @@ def test_one_probe_at_a_time():
     assert probe.probe
     snapshot = state.snapshot(30.0)
     assert (snapshot.state, snapshot.probing) == ("probing", True)
-    assert try_admit(state, "m", ONE, 500.0, cold=False) is None
+    assert try_admit(state, "m", ONE, 500.0) is None
     end(state, probe, Served(), 500.0)
     assert state.snapshot(500.0).state == "healthy"
     assert not admit(state, 500.0).probe
@@ -470,7 +469,7 @@ def test_a_probe_that_is_refused_waits_for_the_pause():
     state = account_state()
     eject(state)
     end(state, admit(state, 30.0), RateLimited(None, 40.0), 31.0)
-    assert try_admit(state, "m", ONE, 39.0, cold=False) is None
+    assert try_admit(state, "m", ONE, 39.0) is None
     assert admit(state, 41.0).probe
 
 
@@ -561,13 +560,13 @@ class AccountMachine(RuleBasedStateMachine):
     def tick(self, gap):
         self.now += gap
 
-    @rule(model=MODELS, demand=DEMANDS, cold=st.booleans())
-    def submit(self, model, demand, cold):
+    @rule(model=MODELS, demand=DEMANDS)
+    def submit(self, model, demand):
         state, now = self.state, self.now
         health = state.health.state
         due = health is Health.EJECTED and state.health.ejected_until <= now
         earliest = state.earliest(model, demand, now)
-        admission = try_admit(state, model, demand, now, cold=cold)
+        admission = try_admit(state, model, demand, now)
         if admission is None:
             return
         assert earliest <= now

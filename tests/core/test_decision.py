@@ -28,7 +28,7 @@ TIERS = (
     ),
     (view("twin"), view("best")),
 )
-SCAN = Scan(TIERS, "m", Demand(), 0.0, cold=True, avoid=frozenset({"avoided"}), dialect="chat", chosen="best")
+SCAN = Scan(TIERS, "m", Demand(), 0.0, avoid=frozenset({"avoided"}), dialect="chat", chosen="best")
 
 
 def test_every_account_that_was_looked_at_has_a_reason():

@@ -405,7 +405,8 @@ def test_a_learned_rate_starts_with_all_that_the_first_answer_counts() -> None:
     ledger.refund(second, 0.5)
     ledger.observe((LimitSeen("tokens", "tokens", 1000, 400, 36.0),), 1.0, third)
     (view,) = ledger.views(1.0)
-    assert (view.period, view.room(1.0), view.reserved) == (60.0, 400, 100)
+    assert (view.period, view.burst, view.reserved) == (60.0, 400, 100)  # not even ours explain it: others', or a small burst
+    assert 0 < view.room(1.0) <= 400
 
 
 def test_a_limit_that_the_provider_has_lowered_is_learned_beside_the_configured_one() -> None:

@@ -26,8 +26,8 @@ def view(now=0.0, **account):
     return AccountState(Account(name="a", **account), HealthSettings()).snapshot(now)
 
 
-def why(snapshot, model=None, demand=ONE, now=0.0, *, cold=False):
-    return snapshot.passed_over(model, demand, now, cold=cold)
+def why(snapshot, model=None, demand=ONE, now=0.0):
+    return snapshot.passed_over(model, demand, now)
 
 
 def test_an_idle_account_takes_any_call():
@@ -52,7 +52,7 @@ def test_reasons():
     assert why(snapshot, "m", Demand(101)) == "no room in tokens"
     assert why(snapshot, "m", Demand(requests=3)) == "no room in requests"
     cold = snapshot._replace(cold_limit=1, in_flight=1)
-    assert (why(cold, "m", cold=True), why(cold, "m", cold=False)) == (COLD, "")
+    assert why(cold, "m") == COLD
 
 
 def test_a_pause_holds_until_its_end():

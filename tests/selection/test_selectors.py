@@ -257,7 +257,7 @@ def served_per_minute(selector, *, minutes=20, seed=1):
             state.settle(admission, Evidence(Served()), ended_at, rng, latency=1.0)
         demand = Demand(100) if rng.random() < 0.8 else Demand(2000)
         views = [state.snapshot(now) for state in states.values()]
-        able = [view for view in views if not view.passed_over(None, demand, now, cold=False)]
+        able = [view for view in views if not view.passed_over(None, demand, now)]
         if able:
             state = states[selector(able, demand, now, rng).name]
             flying.append((now + 1.0, state, state.admit(None, demand, now)))

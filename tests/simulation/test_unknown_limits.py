@@ -16,6 +16,24 @@ def test_honest_headers(window, burst, seed, transported):
     assert unknown(window, burst, transported=transported, seconds=90).missed(seed) == []
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("burst", "headers", "transported", "seed"),
+    [
+        (1, "honest", True, 1),
+        (2, "honest", False, 2),
+        (3, "honest", False, 3),
+        (5, "honest", False, 4),
+        (10, "honest", True, 5),
+        (20, "rounded", False, 6),
+    ],
+)
+def test_small_bursts(provider, burst, headers, transported, seed):
+    """What a full bucket lacks of its limit is not taken for others' use, which would age: no more goes at once than was shown."""
+    scenario = unknown("bucket", burst, provider=provider, headers=headers, transported=transported, seconds=120)
+    assert scenario.missed(seed) == []
+
+
 @pytest.mark.parametrize("transported", [False, True])
 def test_headers_with_instants(transported):
     """Limits of input and of output whose resets are instants in whole seconds."""
