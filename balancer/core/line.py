@@ -403,7 +403,7 @@ class Line:
         stated time."""
         counter = self.counter
         by = room(counter, now)
-        if until > now and isinstance(counter, Bucket):
+        if until > now:
             held, full_at, _ = counter.level(now)
             by = counter.burst - in_use(held, full_at, counter.limit / counter.period, until) - sent.amount
         kept_back = self._kept_back(0.0)
@@ -412,6 +412,8 @@ class Line:
             self._unshown_for = min(longest, max(counter.period, 2.0 * self._unshown_for))
             self._unshown_until = now + self._unshown_for
         if by > kept_back:
+            if until > now and not isinstance(counter, Bucket):
+                by += sent.amount  # which fits no sooner
             self._lower(by - kept_back, now, sent.amount, until)
         if self._known_error() is not None:
             self._shown = self._shows(kept_back)
