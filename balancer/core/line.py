@@ -411,9 +411,9 @@ class Line:
             longest = MOST_DOUBTED * counter.period
             self._unshown_for = min(longest, max(counter.period, 2.0 * self._unshown_for))
             self._unshown_until = now + self._unshown_for
+        if until > now and not isinstance(counter, Bucket) and (self.error is None or by > kept_back):
+            by += sent.amount  # which fits no sooner, be it ever so little too much; of estimates nobody knows that
         if by > kept_back:
-            if until > now and not isinstance(counter, Bucket):
-                by += sent.amount  # which fits no sooner
             self._lower(by - kept_back, now, sent.amount, until)
         if self._known_error() is not None:
             self._shown = self._shows(kept_back)

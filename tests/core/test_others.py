@@ -65,6 +65,14 @@ def test_what_ours_explain_says_nothing_of_others() -> None:
 
 
 @pytest.mark.parametrize(("reset_after", "earliest"), [(30.0, 30.0), (90.0, 60.0 + MARGIN), (None, 60.0 + MARGIN)])
+def test_what_seemed_only_just_to_fit_does_not() -> None:
+    """An answer's last unit may be rounded; that one was refused is not."""
+    ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
+    sent(ledger, 59, 0.0)
+    refuse(ledger, LimitSeen("requests", "requests", 60, 0, 5.0), 35.0, 30.0)
+    assert ledger.earliest(ONE, 30.0) == pytest.approx(35.0, abs=2 * MARGIN)
+
+
 def test_there_is_some_at_the_reset_that_an_answer_shows(reset_after: float | None, earliest: float) -> None:
     """Not before, and not a period later; one that is longer than the period means another."""
     ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
