@@ -334,6 +334,8 @@ class Line:
             more = remaining - rounding - self._uncounted(number, sent) - left
             self._give_back(more)
         if fits and until > now:
+            if isinstance(counter, CalendarWindow):
+                counter.starts_at(until)
             self._fit(fits, until)
         return more > 0.0
 
@@ -423,9 +425,7 @@ class Line:
     def _fit(self, amount: float, until: float) -> None:
         """The provider says that `amount` fits at `until`. What was learned may be counted otherwise than it seemed."""
         counter = self.counter
-        if isinstance(counter, CalendarWindow):
-            counter.starts_at(until)
-        elif self.learned and isinstance(counter, SlidingWindow) and counter.used_at(until + LATE) + amount > counter.limit:
+        if self.learned and isinstance(counter, SlidingWindow) and counter.used_at(until + LATE) + amount > counter.limit:
             counter.fit(amount, until)
 
     def surprised(self, sent_at: float, now: float) -> int:

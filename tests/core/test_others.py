@@ -65,14 +65,6 @@ def test_what_ours_explain_says_nothing_of_others() -> None:
 
 
 @pytest.mark.parametrize(("reset_after", "earliest"), [(30.0, 30.0), (90.0, 60.0 + MARGIN), (None, 60.0 + MARGIN)])
-def test_what_seemed_only_just_to_fit_does_not() -> None:
-    """An answer's last unit may be rounded; that one was refused is not."""
-    ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
-    sent(ledger, 59, 0.0)
-    refuse(ledger, LimitSeen("requests", "requests", 60, 0, 5.0), 35.0, 30.0)
-    assert ledger.earliest(ONE, 30.0) == pytest.approx(35.0, abs=2 * MARGIN)
-
-
 def test_there_is_some_at_the_reset_that_an_answer_shows(reset_after: float | None, earliest: float) -> None:
     """Not before, and not a period later; one that is longer than the period means another."""
     ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
@@ -80,6 +72,14 @@ def test_there_is_some_at_the_reset_that_an_answer_shows(reset_after: float | No
     ledger.observe((LimitSeen("requests", "requests", 60, 0, reset_after),), 0.0, reservation)
     assert ledger.earliest(ONE, 0.0) == earliest
     assert ledger.earliest(Demand(requests=60), 0.0) == 60.0 + MARGIN
+
+
+def test_what_seemed_only_just_to_fit_does_not() -> None:
+    """An answer's last unit may be rounded; that one was refused is not."""
+    ledger = Ledger(Limits(requests_per_minute=60, window="sliding"))
+    sent(ledger, 59, 0.0)
+    refuse(ledger, LimitSeen("requests", "requests", 60, 0, 5.0), 35.0, 30.0)
+    assert ledger.earliest(ONE, 30.0) == pytest.approx(35.0, abs=2 * MARGIN)
 
 
 def test_a_window_that_only_ours_fill_and_that_opens_sooner_is_none() -> None:
@@ -101,6 +101,14 @@ def test_a_day_that_refills_opens_when_the_provider_says_so() -> None:
     large = Demand(4000, 35)
     refuse(ledger, told(200_000, 2506, DAY, "tokens"), 661.0, 0.0, large)
     assert ledger.earliest(large, 0.0) == 661.0
+
+
+def test_a_short_wait_does_not_end_a_day_of_the_calendar() -> None:
+    """It is about a limit that nobody knows; the day is nearly used up by ours."""
+    ledger = Ledger(Limits(requests={"amount": 10, "per": DAY, "window": "calendar"}))
+    sent(ledger, 9, 0.0)
+    refuse(ledger, None, 5.0, 1.0)
+    assert ledger.views(6.0)[0].room(6.0) <= 1
 
 
 def test_a_day_of_the_calendar_ends_at_its_midnight() -> None:
