@@ -336,7 +336,7 @@ class Line:
         if fits and until > now:
             if isinstance(counter, CalendarWindow):
                 counter.starts_at(until)
-            self._fit(fits, until)
+            self._fit(fits, until, now)
         return more > 0.0
 
     def _show(self, excess: float, error: EstimateError, now: float) -> None:
@@ -420,13 +420,15 @@ class Line:
         if self._known_error() is not None:
             self._shown = self._shows(kept_back)
         if until > now:
-            self._fit(sent.amount, until)
+            self._fit(sent.amount, until, now)
 
-    def _fit(self, amount: float, until: float) -> None:
+    def _fit(self, amount: float, until: float, now: float) -> None:
         """The provider says that `amount` fits at `until`. What was learned may be counted otherwise than it seemed."""
         counter = self.counter
-        if self.learned and isinstance(counter, SlidingWindow) and counter.used_at(until + LATE) + amount > counter.limit:
-            counter.fit(amount, until)
+        if self.learned and isinstance(counter, SlidingWindow):
+            held = counter.used_at(until + LATE)
+            if held + amount > counter.limit and counter.used_at(now) - held < amount:
+                counter.fit(amount, until)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts

@@ -32,10 +32,12 @@ def leaving(window: SlidingWindow, amount: float, fits: float, until: float, now
     gone_at = now + (window.period + window.margin)
     if not now < until < gone_at - LATE:
         return [(amount, gone_at)]
-    held = window.used_at(until + LATE)
-    due = amount + held + fits - window.limit
-    if not fits:
-        due = math.ceil(amount / PARTS) if held >= window.used_at(now) else 0.0
+    used = window.used_at(now)
+    left = used - window.used_at(until + LATE)
+    if fits:
+        due = fits - left + min(0.0, amount + used - window.limit)
+    else:
+        due = 0.0 if left else math.ceil(amount / PARTS)
     if due <= 0.0:
         return [(amount, gone_at)]
     due = min(due, amount)

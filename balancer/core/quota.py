@@ -414,7 +414,9 @@ class SlidingWindow:
         """The provider says that `amount` fits at `until`, before enough of what is charged would have left. So it counts otherwise:
         the oldest leaves then, and what is left no later than the limit refills from then on."""
         stay_for, before, log = self.period + self.margin, 0.0, self._log
-        due = self._used + amount - self.limit
+        due = amount + min(
+            0.0, self._used - self.limit
+        )  # what is in flight beyond the limit was not counted when that was said
         self._log = deque[Entry]()
         for entry in log:
             if before < due < before + entry.amount:

@@ -92,6 +92,22 @@ def test_a_window_that_only_ours_fill_and_that_opens_sooner_is_none() -> None:
     assert 41.0 <= ledger.earliest(ONE, 21.0) <= 60.0 + MARGIN
 
 
+def test_refusals_of_what_was_sent_at_once_let_go_of_as_much_as_one_of_them() -> None:
+    """Those that are out when the first is refused were never counted."""
+    ledger = Ledger(Limits())
+    out = [ledger.reserve(ONE, 0.0) for _ in range(6)]
+    for reservation in out[3:]:
+        ledger.refuse(reservation, 1.0)
+        ledger.observe((told(3, 0),), 1.0, reservation, until=21.0)
+        ledger.refused(reservation, "requests", 21.0, 1.0, (told(3, 0),))
+    for reservation in out[:3]:
+        ledger.settle(reservation, None, 2.0)
+    at = ledger.earliest(ONE, 2.0)
+    assert at == pytest.approx(21.0, abs=0.1)
+    ledger.reserve(ONE, at)
+    assert ledger.earliest(ONE, at) > 40.0
+
+
 def test_a_day_that_refills_opens_when_the_provider_says_so() -> None:
     """Not a day later, be it a quota of requests or one of tokens."""
     ledger = Ledger(Limits())
@@ -138,13 +154,14 @@ def test_parts_leave_as_a_bucket_refills(
     """All is booked, what was refused fits at the stated time if others were the reason, and never more than the limit refills."""
     window = SlidingWindow(200, MINUTE)
     window.charge(min(ours, 200 - min(amount, 200)), 100.0 - sent_for)
-    held = window.used_at(100.0 + until + LATE)
+    used = window.used_at(100.0)
+    left = used - window.used_at(100.0 + until + LATE)
     parts = leaving(window, amount, fits if refused else 0, 100.0 + until, 100.0)
     assert sum(part for part, _ in parts) == amount
     assert [at for _, at in parts] == sorted((at for _, at in parts), reverse=True)
     assert all(100.0 + until <= at <= 160.0 + MARGIN for _, at in parts)
     first = min(at for _, at in parts)
-    due = min(amount, max(0, amount + held + fits - 200)) if refused else -(-amount // PARTS)
+    due = min(amount, max(0, fits - left + min(0, amount + used - 200))) if refused else -(-amount // PARTS)
     if first < 160.0 + MARGIN:
         for _, at in parts:
             left = sum(part for part, other in parts if other <= at)
