@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 
-from balancer.core.quota import MOST_MARGIN, SlidingWindow
+from balancer.core.quota import GRANULES, MOST_MARGIN, SlidingWindow
 
 PARTS = 8
-"""Parts of what refills, beside the first and smaller ones: each leaves when all of it has come back, so more of them lose less."""
+"""Parts of what refills, beside the first and smaller ones: each leaves when all of it has come back, so more of them lose less.
+But for what was refused, they leave at instants that all of them have in common: answers without end make no more than these."""
 
 LATE = MOST_MARGIN
 """Seconds by which ours may leave later than was said and still explain it."""
@@ -41,13 +42,14 @@ def leaving(window: SlidingWindow, amount: float, fits: float, until: float, now
     if due <= 0.0:
         return [(amount, gone_at)]
     due = min(due, amount)
-    parts, rest = [(due, until)], amount - due
+    granule = window.period / GRANULES
+    parts, rest = [(due, until if fits else math.ceil(until / granule) * granule)], amount - due
     first, refilled = max(1.0, fits), 0.0
     largest = max(first, math.ceil(rest / PARTS))
     while rest > 0.0:
         part = min(max(first, refilled), largest, rest)
         refilled += part
-        at = until + refilled * window.period / window.limit
+        at = math.ceil((until + refilled * window.period / window.limit) / granule) * granule
         if at >= gone_at:
             part, at = rest, gone_at
         parts.append((part, at))

@@ -7,7 +7,7 @@ back only as far as it still counts.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import Any, ClassVar, Protocol
 
@@ -401,9 +401,14 @@ class SlidingWindow:
         self.charges = number = self.charges + 1
         if self.mirrored:
             self.lows.push(number, self.limit - self._used)
-        entry = Entry(leaves_at - stay_for, amount)
-        self._place(entry)
-        return entry, number
+        log, at = self._log, leaves_at - stay_for
+        place = bisect_left(log, at, key=lambda entry: entry.at)
+        if place == len(log):
+            self._begun_at = -math.inf  # the last is another one
+        if place == len(log) or log[place].at != at:
+            log.insert(place, Entry(at, 0.0))
+        log[place].amount += amount
+        return log[place], number
 
     def used_at(self, at: float) -> float:
         """Units of those in use now that are so still at `at`."""
@@ -475,11 +480,6 @@ class SlidingWindow:
             self._log.extendleft(reversed(self._past))
             self._past.clear()
         self._forget(now)
-
-    def _place(self, entry: Entry) -> None:
-        """Among the others, in the order in which they leave."""
-        insort(self._log, entry, key=lambda each: each.at)
-        self._begun_at = -math.inf
 
     def _forget(self, now: float) -> None:
         log, stay_for = self._log, self.period + self.margin
