@@ -69,6 +69,11 @@ def unknown_scenarios() -> Iterator[Scenario]:
         yield unknown(window, burst)
         yield unknown(window, burst, transported=True)
         yield unseen(window, burst, load=1.5)
+    for burst in (1, 2, 5, 10, 20):
+        for transported in (False, True):
+            yield unknown("bucket", burst, provider="anthropic", transported=transported)
+            if burst > 1:
+                yield unknown("bucket", burst, transported=transported)
     yield unknown("bucket", provider="anthropic")
     yield unknown("bucket", provider="anthropic", transported=True)
     yield unseen("fixed", load=1.5)

@@ -28,8 +28,9 @@ INSTANTS = 10.0
 LATE = 0.1
 """By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
 
-USUAL = (86400.0, 3600.0, 60.0)
-"""Periods that nearly every provider counts by: while bounds are far apart, the longest of these between them is meant."""
+USUAL = (60.0, 3600.0, 86400.0)
+"""Periods that nearly every provider counts by: while bounds are far apart, the first of these between them is meant. Bounds are the
+farther apart the longer answers take, so the last would nearly always be wrong; the first costs one refusal where it is."""
 
 NEARLY = 0.01
 """Share of a limit, or one unit, that a full bucket may lack and still hold all of it: the request that was answered."""
@@ -75,6 +76,8 @@ class Learning:
     _if_full: float = attrs.field(init=False, default=0.0)
     """The period by that response, if a full bucket holds all of the limit; and bounds of it."""
     _if_full_within: tuple[float, float] = attrs.field(init=False, default=(0.0, math.inf))
+    _alone: float = attrs.field(init=False, default=math.inf)
+    """The period if what a response had surely counted was all that its reset was about: no bucket has a longer one."""
     _longest_reset: float = attrs.field(init=False, default=0.0)
     _window_at_most: float = attrs.field(init=False, default=math.inf)
 
@@ -108,6 +111,8 @@ class Learning:
                 span = Span()
                 span.take_in(self.limit, Seen(used, rounding, *bounds_of(reset_after, WHOLE)))
                 self._if_full_within = span.low, span.full_high
+        if counted[0]:
+            self._alone = min(self._alone, (counted[1] + reset_after) * self.limit / counted[0])
         if self._spans:
             self._narrow(used, rounding, reset_after, counted)
         self._least_used = min(self._least_used, (used, -reset_after))
@@ -182,11 +187,13 @@ class Learning:
         elif most <= FAR * least:
             low = max(self._if_full, self._longest_reset)
             return nice(low, max(low, most))
-        usual = [period for period in USUAL if low <= period <= high < math.inf]
-        if usual and not self._surprised:  # a whole bucket has room to find out in
-            return usual[0] if self._short else usual[-1]
-        if not self._short and self._window_at_most < math.inf:  # it may as well be a window
-            high = max(high, self._window_at_most)
+        usual = next((period for period in USUAL if low <= period <= high < math.inf), None)
+        if usual and not self._surprised:
+            return usual
+        if not self._short:
+            high = min(high, self._alone)
+            if self._window_at_most < math.inf:  # it may as well be a window
+                high = max(high, self._window_at_most)
         if high < math.inf and (self._short or self._most_used < self.limit):
             return nice(max(low, high * (1 - LATE)), high)
         low = max(low, self._if_full, self._longest_reset)

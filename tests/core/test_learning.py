@@ -103,6 +103,73 @@ def test_instants_in_whole_seconds_read_against_a_date_do_not_make_a_bucket_a_wi
     assert 57 <= learning.period <= 66
 
 
+def test_whole_seconds_do_not_make_a_first_answer_look_slower() -> None:
+    """Two seconds to go, one of five used: ten seconds if it is a bucket, and not half as much again."""
+    learning = Learning(5)
+    learning.show(4.0)
+    learning.see(1, 1.0, 2.0, 0.001, ours=2.0, counted=(1.0, 0.001))
+    assert learning.period == 10.0
+
+
+@pytest.mark.parametrize("answered_after", [0.0, 0.4, 0.95])
+def test_a_burst_of_one_is_learned_from_its_first_answer(answered_after: float) -> None:
+    """Sixty a minute, all but none of them used, though only one was sent: not a limit that others had used up."""
+    learning = Learning(60)
+    learning.show(0.0)
+    learning.show(1.0)
+    learning.see(60, 1.0, 1.0001 - answered_after, math.inf, ours=1.0, counted=(1.0, answered_after))
+    assert (learning.burst, learning.period) == (1, 60.0)
+    assert learning.refills
+
+
+@pytest.mark.parametrize("answered_after", [0.5, 5.0, 20.0])
+def test_a_small_burst_that_is_full_again_is_learned(answered_after: float) -> None:
+    """Nothing is left to wait for, and yet the limit is not."""
+    learning = Learning(600)
+    learning.show(10.0)
+    learning.see(590, 1.0, 0.0, math.inf, ours=2.0, counted=(1.0, answered_after))
+    assert (learning.burst, learning.period, learning.refills) == (10, 60.0, True)
+
+
+def test_a_burst_grows_with_what_is_shown() -> None:
+    """Others used it when we came; once a full bucket has been seen there is nothing small about it."""
+    learning = Learning(500)
+    learning.show(199.0)
+    learning.see(301, 1.0, 36.12, math.inf, ours=1.0, counted=(1.0, 0.02))
+    assert (learning.burst, learning.period) == (199, 60.0)  # a minute, an hour or a quarter of a day: the first is usual
+    learning.refused(1.0, 199.0)
+    assert learning.period > 60.0 * 60
+    learning.show(99.0)
+    learning.see(401, 1.0, 48.12, math.inf, counted=(1.0, 0.02))
+    assert (learning.burst, learning.period) == (199, 60.0)  # a hundred more used take twelve seconds more
+    learning.show(495.0)
+    assert learning.burst == 500
+
+
+def test_a_window_that_others_used_is_no_bucket() -> None:
+    """Ours are used beside theirs, and the window's end comes no later for it."""
+    learning = Learning(500)
+    learning.show(199.0)
+    for number in range(40):
+        learning.see(301 + number, 1.0, 36.12 - number * 0.01, math.inf, ours=number + 1.0, counted=(1.0, 0.02))
+    assert not learning.continuous
+    assert not learning.refills
+
+
+def test_a_refusal_despite_room_shrinks_the_burst_and_ends_guessing() -> None:
+    """A usual period was meant where two minutes are the truth: from then on the longest that can be."""
+    learning = Learning(60)
+    learning.show(1.0)
+    learning.see(60, 1.0, 0.3001, math.inf, ours=1.0, counted=(1.0, 1.7))
+    assert (learning.burst, learning.period) == (1, 60.0)
+    learning.refused(1.0, 0.0)
+    assert learning.period == 120.0
+    learning = Learning(60)
+    learning.show(60.0)
+    learning.refused(1.0, 10.0)
+    assert learning.burst == 10
+
+
 @given(st.floats(0.01, 1e5), st.floats(1.0, 1.5))
 def test_a_nice_period_lies_within_its_bounds(low: float, ratio: float) -> None:
     """Never below what was seen."""
