@@ -136,8 +136,9 @@ class BalancerNursery:
         outright how it ended; an exception with a `.response` is classified by the provider; transport errors of httpx and
         httpx2, `OSError` of the network and `trio.TooSlowError` are failures of the backend, and so is the `APIConnectionError`
         that the SDKs of OpenAI, Anthropic and their like raise from one. Anything else is yours: re-raised unchanged at once, no
-        failover, no blame; a `PoolTimeout`, a request or URL that cannot be sent and the errors of files are. Where this machine
-        had no file or memory for a connection, the call fails and no account is blamed. `attempt` may run more than once, and at
+        failover, no blame; a request or URL that cannot be sent and the errors of files are. A `PoolTimeout` blames no account
+        either, but nothing was sent: another one may take the call. Where this machine had no file or memory for a connection, the
+        call fails and no account is blamed. `attempt` may run more than once, and at
         once only for `Call(hedgeable=True)`.
 
         Args:

@@ -185,13 +185,18 @@ class AccountState:
         self._snapshot = None
 
     def observe(
-        self, admission: Admission, limits: tuple[LimitSeen, ...], now: float, refused_for: float | None = None
+        self,
+        admission: Admission,
+        limits: tuple[LimitSeen, ...],
+        now: float,
+        refused_for: float | None = None,
+        until: float | None = None,
     ) -> bool:
         """An answer has begun and shows these limits, or shows that there are none; returns whether there may be more room than before:
-        it is the first one, or shows more. `refused_for`: seconds, if it is a refusal that says so."""
+        it is the first one, or shows more. `refused_for`, `until`: as in `Ledger.observe`."""
         first, more = not self._answered, False
         if limits:
-            more = self.ledger.observe(limits, now, admission.reservation, refused_for)
+            more = self.ledger.observe(limits, now, admission.reservation, refused_for, until)
         elif not (first or self.ledger.enforced()):
             return False
         self.ledger.counted_by(admission.reservation, now)
@@ -218,7 +223,7 @@ class AccountState:
             self._serve(admission, evidence, now, latency)
             return
         match outcome:
-            case TimedOut(phase="request"):
+            case TimedOut(phase="request" | "pool"):
                 self.failed += 1
                 self.health.withdrawn(probe=admission.probe)
             case Faulted() | TimedOut() | Truncated():
@@ -232,10 +237,11 @@ class AccountState:
         # Not before, since a usage comes from outside: whatever it does to the ledger, the probe's place has been given back.
         self._end_reservation(admission.reservation, evidence, now)
         if evidence.limits or isinstance(outcome, _ANSWERS):
-            until = outcome.until if isinstance(outcome, RateLimited) else None
-            self.observe(admission, evidence.limits, now, None if until is None else until - now)
+            until = outcome.until if isinstance(outcome, RateLimited | QuotaExhausted) else None
+            refused_for = until - now if until is not None and isinstance(outcome, RateLimited) else None
+            self.observe(admission, evidence.limits, now, refused_for, until)
         if isinstance(outcome, Refusal):
-            self._cool(outcome, admission, now, rng)
+            self._cool(outcome, admission, evidence.limits, now, rng)
 
     def _serve(self, admission: Admission, evidence: Evidence, now: float, latency: float) -> None:
         """The end that nearly every attempt has."""
@@ -271,7 +277,9 @@ class AccountState:
             case _:
                 self.ledger.settle(reservation, evidence.usage, now)
 
-    def _cool(self, refusal: Refusal, admission: Admission, now: float, rng: random.Random) -> None:
+    def _cool(
+        self, refusal: Refusal, admission: Admission, limits: tuple[LimitSeen, ...], now: float, rng: random.Random
+    ) -> None:
         add, model = self.cooldowns.add, admission.model
         match refusal:
             case RateLimited(dimension=dimension, until=until):
@@ -279,7 +287,7 @@ class AccountState:
                 if dimension not in DIMENSIONS or not getattr(admission.reservation.demand, dimension):
                     dimension = None
                 reservation = admission.reservation
-                held_back = self.ledger.refused(reservation, dimension, until, now)
+                held_back = self.ledger.refused(reservation, dimension, until, now, limits)
                 # Whatever the ledger makes of it: what was refused must not be asked again at the same instant.
                 held_back = held_back and self.ledger.earliest(reservation.demand, now, model) > now
                 if not held_back or (until is not None and until > now):

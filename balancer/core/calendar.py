@@ -26,6 +26,9 @@ APART = 1.0
 margin, counts in the old window and in the new one. Machines that keep time do so within this; of a day's quota it costs next
 to nothing."""
 
+CLOCKS = 600.0
+"""Seconds by which a start may lie elsewhere than in the calendar because of clocks alone: zones are a quarter of an hour apart."""
+
 Mark = tuple[int, int]
 """The number of the last window that a charge counts in, and the charge's own number."""
 
@@ -160,6 +163,13 @@ class CalendarWindow:
             return self._window, number
         self._carried += amount
         return self._window + 1, number
+
+    def starts_at(self, at: float) -> None:
+        """The provider says that its next window starts at trio time `at`: ours starts then, and the next where the calendar has it."""
+        epoch = self._start + (at - self._start_at)
+        if abs(epoch - self._start) > CLOCKS:
+            self._start = epoch
+        self._start_at = at - self._slack()
 
     def take_back(self, mark: Mark, amount: float) -> None:
         """Undo `amount` of a charge: worth nothing once it has left."""

@@ -17,7 +17,7 @@ from balancer.core.dimension import Models
 from balancer.core.learning import Learning
 from balancer.core.line import Line
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import Bucket
+from balancer.core.quota import SlidingWindow
 
 MOST_LEARNED = 16
 """Learned rates per account: names in headers are the provider's to choose, memory is ours."""
@@ -102,7 +102,7 @@ class Learned:
     @property
     def sure(self) -> bool:
         """Whether it is surely counted as its line counts: a bucket is not taken for one before it is sure to refill."""
-        return self.line is not None and (isinstance(self.line.counter, Bucket) or not self.learning.continuous)
+        return self.line is not None and not (isinstance(self.line.counter, SlidingWindow) and self.learning.continuous)
 
     @property
     def _apart(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from balancer.core.calendar import APART, load_zone, next_start
+from balancer.core.calendar import APART, LENGTHS, CalendarWindow, Period, load_zone, next_start
 from balancer.core.call import DIMENSIONS, Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot
@@ -25,6 +25,7 @@ from balancer.core.limits import NO_PRESETS, Limits, Presets
 from balancer.core.line import ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
+from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import Reservation
 
 REMEMBERED = 256
@@ -35,6 +36,9 @@ AGED_SAMPLES = 16
 
 SURPRISES = 8
 """Refusals within one period of a rate after which it is not believed alone."""
+
+NAMES: Mapping[float, Period] = {length: name for name, length in LENGTHS.items()}
+"""Of the civil periods, by their nominal length."""
 
 REFUSALS = "refusals"
 """The name of a rate that is learned from refusals alone."""
@@ -226,11 +230,17 @@ class Ledger:
     # -- learning ---------------------------------------------------------------------------------------------------------
 
     def observe(
-        self, seen: tuple[LimitSeen, ...], now: float, reservation: Reservation, refused_for: float | None = None
+        self,
+        seen: tuple[LimitSeen, ...],
+        now: float,
+        reservation: Reservation,
+        refused_for: float | None = None,
+        until: float | None = None,
     ) -> bool:
         """Take in what the response to `reservation` showed: mirrors its rates, learns those that nobody configured.
 
-        A refused reservation is ended first: the provider's count does not hold it. `refused_for`: seconds, where it says so.
+        A refused reservation is ended first: the provider's count does not hold it. `refused_for`: seconds, where it says so and a
+        passing limit was the reason. `until`: trio time at which to try again, where it says so, whatever was the reason.
         Returns whether a rate has more room than before.
         """
         more = False
@@ -245,7 +255,11 @@ class Ledger:
             if taught is not None and (len(taught[0]) > 1 or len(taught[1].models) > 1):
                 before, line = line, self._regroup(*taught, line, limit_seen, remaining, reservation, now)
                 more = more or line is not before
-            more = line.mirror(remaining, limit_seen.rounding, reservation.sent(line), now) or more
+            sent = reservation.sent(line)
+            again_at = until if sent.refused and remaining < sent.amount else None
+            if again_at is None and limit_seen.reset_after is not None:
+                again_at = now + limit_seen.reset_after
+            more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
@@ -261,7 +275,14 @@ class Ledger:
                     counter.margin = max(line.least_margin, counter.margin * CALMED)
                     self._narrowing = True
 
-    def refused(self, reservation: Reservation, dimension: str | None, until: float | None, now: float) -> bool:
+    def refused(
+        self,
+        reservation: Reservation,
+        dimension: str | None,
+        until: float | None,
+        now: float,
+        seen: tuple[LimitSeen, ...] = (),
+    ) -> bool:
         """The provider refused `reservation`, which has ended, over a rate.
 
         A known rate that has just been waited for is from now on kept farther away from its boundary; one that is named and seems to
@@ -272,6 +293,7 @@ class Ledger:
             dimension: the rate's dimension; `None` if the refusal does not say.
             until: trio time at which to try again; `None` if the refusal does not say.
             now: trio time.
+            seen: the limits that the refusal shows, the one it is about among them if it names it.
 
         Returns:
             Whether the ledger holds later attempts back.
@@ -281,21 +303,28 @@ class Ledger:
             for line in self._lines_for(reservation.model)
             if line.demanded(reservation.demand) and dimension in (None, line.dimension) and line not in self._paces
         ]
-        at_boundary = [line for line in lines if room(line.counter, now) < 2.0 * reservation.sent(line).amount]
-        for line in at_boundary:
-            if line.least_margin < MOST_MARGIN:
-                line.counter.margin = min(MOST_MARGIN, 2 * line.counter.margin)
-                line.least_margin = WARNED * line.counter.margin
-                self._narrowing = True
-        if dimension is None and (at_boundary or (lines and until is not None and until > now)):
-            return False
-        if dimension is None or not lines:
+        told = named(lines, seen, reservation)
+        missed = at_boundary(told or lines, reservation, now)
+        for line in missed:
+            self._widen(line)
+        about = missed or told or [line for line in lines if line.counter.period <= LONGEST_UNNAMED]
+        waits = until is not None and until > now
+        if dimension is None and not (waits and about and len({line.dimension for line in lines}) == 1):
+            return False if missed or (lines and waits) else self._pace(reservation, "requests", now)
+        if not about:
             return self._pace(reservation, dimension or "requests", now)
-        for line in lines:
+        for line in shortest(about):
             line.refused(reservation.sent(line), now if until is None else until, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
                 self._pace(reservation, line.dimension, now)
         return True
+
+    def _widen(self, line: Line) -> None:
+        """Keep farther away from its boundary."""
+        if line.least_margin < MOST_MARGIN:
+            line.counter.margin = min(MOST_MARGIN, 2 * line.counter.margin)
+            line.least_margin = WARNED * line.counter.margin
+            self._narrowing = True
 
     def _pace(self, reservation: Reservation, dimension: str, now: float) -> bool:
         """Learn a rate from a refusal, for its model alone; returns whether there is one."""
@@ -430,7 +459,9 @@ class Ledger:
             return False
         # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
         refills = learning.refills or (old is not None and isinstance(old.counter, Bucket) and learning.continuous)
-        counter = Bucket(limit, period, learning.burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
+        counter = self._calendar(seen.dimension, limit, period) or (
+            Bucket(limit, period, learning.burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
+        )
         if old is not None and _form(old.counter) == _form(counter):
             return False
         models, others = self._learned.scope(groups, learned)
@@ -443,6 +474,13 @@ class Ledger:
         learned.recounted(line, now)
         self._arrange()
         return True
+
+    def _calendar(self, dimension: str, limit: float, period: float) -> CalendarWindow | None:
+        """The window of a civil day or month, where the provider is known to count so."""
+        preset, name = self._presets.get((dimension, period)), NAMES.get(period)
+        if preset is None or name is None or preset.window != "calendar" or preset.zone is None:
+            return None
+        return CalendarWindow(limit, name, load_zone(preset.zone), self._anchor)
 
     # -- limits that show the same amount -----------------------------------------------------------------------------------
 

@@ -23,10 +23,11 @@ from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
 from balancer.core.estimating import KNOWN, EstimateError, ShownExcess
 from balancer.core.limits import MONTH, Terms
+from balancer.core.others import LATE, leaving
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import GRANULES, LEAST_MARGIN, PROMPT, Bucket, Counter, SlidingWindow, in_use, room
 
-MOST_EVIDENCE = 16
+MOST_EVIDENCE = 64
 """Charges to somebody else's account that can be given back; older ones only time frees."""
 
 CLEARLY = 0.1
@@ -310,9 +311,10 @@ class Line:
 
     # -- mirroring --------------------------------------------------------------------------------------------------------
 
-    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float) -> bool:
-        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`.
-        Returns whether there is more room than before."""
+    def mirror(self, remaining: float, rounding: float, sent: Sent, now: float, until: float = -math.inf) -> bool:
+        """Take in what the answer to one attempt shows: units left by the provider's count, which may be too small by `rounding`, and
+        when there will be more: if it was refused for want of them, at `until` it fits. Returns whether there is more room than
+        before."""
         counter, mark = self.counter, sent.mark
         counter.mirrored = True
         left = room(counter, now)
@@ -324,13 +326,18 @@ class Line:
         if error is not None:
             self._show(left - remaining + rounding, error, now)
         by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
+        fits = sent.amount if sent.refused and remaining < sent.amount else 0.0
+        more = 0.0
         if by > max(rounding, counter.grain):
-            self._lower(by, now)
+            self._lower(by, now, fits, until)
         elif self._evidence and sent.at >= self._evidence_at and number in self._before:
             more = remaining - rounding - self._uncounted(number, sent) - left
             self._give_back(more)
-            return more > 0.0
-        return False
+        if fits and until > now:
+            if isinstance(counter, CalendarWindow):
+                counter.starts_at(until)
+            self._fit(fits, until, now)
+        return more > 0.0
 
     def _show(self, excess: float, error: EstimateError, now: float) -> None:
         """An answer shows that attempts in flight take at least so much beyond their estimates: just so much, if the provider must have
@@ -396,19 +403,32 @@ class Line:
     def refused(self, sent: Sent, until: float, now: float) -> None:
         """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at the
         stated time."""
-        by = room(self.counter, now)
+        counter = self.counter
+        by = room(counter, now)
         if until > now:
-            held, full_at, _ = self.counter.level(now)
-            by = self.counter.burst - in_use(held, full_at, self.counter.limit / self.counter.period, until) - sent.amount
+            held, full_at, _ = counter.level(now)
+            by = counter.burst - in_use(held, full_at, counter.limit / counter.period, until) - sent.amount
         kept_back = self._kept_back(0.0)
         if self._shown is not None:
-            longest = MOST_DOUBTED * self.counter.period
-            self._unshown_for = min(longest, max(self.counter.period, 2.0 * self._unshown_for))
+            longest = MOST_DOUBTED * counter.period
+            self._unshown_for = min(longest, max(counter.period, 2.0 * self._unshown_for))
             self._unshown_until = now + self._unshown_for
+        if until > now and not isinstance(counter, Bucket) and (self.error is None or by > kept_back):
+            by += sent.amount  # which fits no sooner, be it ever so little too much; of estimates nobody knows that
         if by > kept_back:
-            self._lower(by - kept_back, now)
+            self._lower(by - kept_back, now, sent.amount, until)
         if self._known_error() is not None:
             self._shown = self._shows(kept_back)
+        if until > now:
+            self._fit(sent.amount, until, now)
+
+    def _fit(self, amount: float, until: float, now: float) -> None:
+        """The provider says that `amount` fits at `until`. What was learned may be counted otherwise than it seemed."""
+        counter = self.counter
+        if self.learned and isinstance(counter, SlidingWindow):
+            held = counter.used_at(until + LATE)
+            if held + amount > counter.limit and counter.used_at(now) - held < amount:
+                counter.fit(amount, until)
 
     def surprised(self, sent_at: float, now: float) -> int:
         """A refusal over this rate of an attempt sent at that time; returns how many there were within a period. Those of attempts
@@ -429,15 +449,20 @@ class Line:
         if (by := room(self.counter, now) - most) > 0.0:
             self._lower(by, now)
 
-    def _lower(self, by: float, now: float) -> None:
-        """Charge somebody else."""
+    def _lower(self, by: float, now: float, fits: float = 0.0, until: float = -math.inf) -> None:
+        """Charge somebody else; what leaves of it at a stated time does so."""
         self._track()
         self._shown = None
         self._evidence_at = now
         self.lowered += by
-        self._evidence.append((self.counter.charge(by, now), by, now))
-        self.counter.open += by
-        if len(self._evidence) > MOST_EVIDENCE:
+        counter = self.counter
+        if isinstance(counter, SlidingWindow):
+            parts = leaving(counter, by, fits, until, now)
+            self._evidence += [(counter.charge_until(part, leaves_at, now), part, now) for part, leaves_at in parts]
+        else:
+            self._evidence.append((counter.charge(by, now), by, now))
+        counter.open += by
+        while len(self._evidence) > MOST_EVIDENCE:
             self._forget_evidence()
 
     def _forget_evidence(self) -> None:

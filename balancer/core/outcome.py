@@ -153,7 +153,8 @@ class TimedOut:
 
     Args:
         phase: `"connect"`, `"write"`, `"headers"`, `"read"`, or `""` if the attempt does not say. `"request"`: the backend says
-            that the request did not come in time (408 of RFC 9110); it may go elsewhere, and is no evidence of health.
+            that the request did not come in time (408 of RFC 9110), `"pool"`: no connection of the attempt's own client was free;
+            it may go elsewhere, and is no evidence of health.
     """
 
     scope: ClassVar[Scope] = Scope.ACCOUNT
@@ -162,7 +163,7 @@ class TimedOut:
     @property
     def sent(self) -> bool:
         """Whether a byte of the request may have been written."""
-        return self.phase != "connect"
+        return self.phase not in ("connect", "pool")
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ back only as far as it still counts.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import Any, ClassVar, Protocol
 
@@ -390,6 +390,47 @@ class SlidingWindow:
             entry = Entry(now, amount)
             log.append(entry)
         return entry, number
+
+    def charge_until(self, amount: float, leaves_at: float, now: float) -> Mark:
+        """Take `amount` now, which leaves at a time that is known; returns its mark."""
+        stay_for = self.period + self.margin
+        if leaves_at >= now + stay_for:
+            return self.charge(amount, now)
+        self._forget(now)
+        self._used += amount
+        self.charges = number = self.charges + 1
+        if self.mirrored:
+            self.lows.push(number, self.limit - self._used)
+        log, at = self._log, leaves_at - stay_for
+        place = bisect_left(log, at, key=lambda entry: entry.at)
+        if place == len(log):
+            self._begun_at = -math.inf  # the last is another one
+        if place == len(log) or log[place].at != at:
+            log.insert(place, Entry(at, 0.0))
+        log[place].amount += amount
+        return log[place], number
+
+    def used_at(self, at: float) -> float:
+        """Units of those in use now that are so still at `at`."""
+        stay_for = self.period + self.margin
+        return sum(entry.amount for entry in self._log if entry.at + stay_for > at)
+
+    def fit(self, amount: float, until: float) -> None:
+        """The provider says that `amount` fits at `until`, before enough of what is charged would have left. So it counts otherwise:
+        the oldest leaves then, and what is left no later than the limit refills from then on."""
+        stay_for, before, log = self.period + self.margin, 0.0, self._log
+        due = amount + min(
+            0.0, self._used - self.limit
+        )  # what is in flight beyond the limit was not counted when that was said
+        self._log = deque[Entry]()
+        for entry in log:
+            if before < due < before + entry.amount:
+                self._log.append(Entry(min(entry.at, until - stay_for), due - before))
+                entry.amount -= due - before
+                before = due
+            before += entry.amount
+            entry.at = min(entry.at, until + max(0.0, before - due) * self.period / self.limit - stay_for)
+            self._log.append(entry)
 
     def take_back(self, mark: Mark, amount: float) -> None:
         """Undo `amount` of a charge."""

@@ -45,7 +45,7 @@ class Reservation:
         for place, booked in enumerate(self.lines):
             if booked is line:
                 return Sent(self.amounts[place], self.marks[place], self.at, self.refunded)
-        return Sent(0.0, None, self.at, self.refunded)
+        return Sent(line.demanded(self.demand), None, self.at, self.refunded)
 
     def taken(self, dimension: str) -> float:
         """Units of a dimension: what it took, as far as that is known, else what it demands."""

@@ -108,8 +108,10 @@ def _of_transport_error(error: BaseException) -> Outcome | None:
     for library in _libraries():
         if isinstance(error, library.ConnectTimeout):
             return TimedOut("connect")
-        if isinstance(error, library.PoolTimeout | library.LocalProtocolError | library.UnsupportedProtocol):
-            return None  # its own connections, request or URL: no backend has heard of it
+        if isinstance(error, library.PoolTimeout):
+            return TimedOut("pool")
+        if isinstance(error, library.LocalProtocolError | library.UnsupportedProtocol):
+            return None  # its own request or URL: no backend has heard of it
         if isinstance(error, library.TimeoutException):
             return TimedOut({library.ReadTimeout: "read", library.WriteTimeout: "write"}.get(type(error), ""))
         if isinstance(error, library.ConnectError):

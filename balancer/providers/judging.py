@@ -31,7 +31,15 @@ from balancer.core.outcome import (
     TooLarge,
     Unauthorized,
 )
-from balancer.providers.refusals import LONGEST_QUOTA, dimension_in, joined, limit_in_text, limits_in_quotas, period_in
+from balancer.providers.refusals import (
+    LONGEST_QUOTA,
+    dimension_in,
+    joined,
+    limit_in_text,
+    limits_in_quotas,
+    named_in_text,
+    period_in,
+)
 from balancer.providers.values import LONGEST_RESET, Headers, ValueInvalid, go_duration, retry_after, seconds
 
 TRANSIENT_CAP = 300.0
@@ -126,6 +134,8 @@ def limits_of(case: Case, outcome: Outcome) -> tuple[LimitSeen, ...]:
     if not isinstance(outcome, RateLimited | QuotaExhausted | TooLarge):
         return case.limits
     stated = limit_in_text(case.said.message)
+    if stated is None and all(limit.remaining != 0 for limit in case.limits):  # else the headers name it
+        stated = named_in_text(case.said.message)
     return joined(case.limits, case.said.limits if stated is None else (*case.said.limits, stated))
 
 

@@ -84,6 +84,14 @@ def limit_in_text(text: str) -> LimitSeen | None:
         return None
 
 
+def named_in_text(text: str) -> LimitSeen | None:
+    """The limit that a refusal's text names without a number: what it counts, and its period."""
+    dimension, period = dimension_in(text), period_in(text)
+    if dimension is None or period is None:
+        return None
+    return LimitSeen(dimension, f"{dimension}-{period}", period=PERIODS[period])
+
+
 def limits_in_quotas(violations: Iterable[Mapping[str, Any]]) -> tuple[LimitSeen, ...]:
     """The limits that Gemini's `QuotaFailure` names: `quotaId` has the period, `quotaMetric` what is counted, `quotaValue` how
     much; of a limit of requests nothing is left when one is refused."""

@@ -114,6 +114,24 @@ def test_a_refusal_over_a_rate_says_that_there_is_no_room():
     assert room(state) == (0, 6000)
 
 
+def test_the_limit_that_a_refusal_tells_is_the_one_it_is_about():
+    """Not another one of the same dimension."""
+    state = account_state(limits={"requests": ["60/min", "10000/day"], "window": "sliding"})
+    seen = LimitSeen("requests", "requests-minute", 60, 0, period=60.0)
+    attempt(state, RateLimited("requests", 1.0), limits=(seen,))
+    assert [view.room(0.0) for view in state.snapshot(0.0).dimensions] == [0, 10_000]
+    assert state.earliest("m", ONE, 0.0) < 1.1
+
+
+def test_a_day_that_nobody_configured_opens_when_its_refusal_says():
+    """Not a day later: what others took of it comes back then."""
+    state = account_state(limits={})
+    seen = LimitSeen("requests", "requests-day", 200, 0, period=86_400.0)
+    attempt(state, QuotaExhausted(432.0), limits=(seen,))
+    assert 432.0 <= state.earliest("m", ONE, 0.0) <= 432.0 + 30.0
+    assert state.ledger.earliest(ONE, 0.0) == 432.0
+
+
 @pytest.mark.parametrize("outcome", EVERY, ids=repr)
 def test_an_attempt_ends_once(outcome):
     """A second end changes nothing, whatever it says."""
@@ -364,9 +382,10 @@ def test_pauses_merge_by_maximum():
 def test_the_state_that_a_pause_shows():
     """Only one that covers every call is the account's state; what needs an operator is called disabled."""
     state = account_state()
+    other = admit(state, model="n")
     attempt(state, RateLimited("requests", 50.0))
     assert state.snapshot(0.0).state == "healthy"
-    attempt(state, Overloaded(20.0), model="n")
+    end(state, other, Overloaded(20.0))
     snapshot = state.snapshot(0.0)
     assert (snapshot.state, snapshot.reason) == ("cooling", "overloaded")
     assert snapshot.until == snapshot.valid_until == pauses(state)[None, None]
@@ -389,7 +408,7 @@ def test_an_operator_lifts_what_waited_for_one():
     assert pauses(state) == {}
     assert state.in_flight == 1
     end(state, flying, Faulted(), 2.0)
-    attempt(state, Faulted(), 2.0)
+    attempt(state, Faulted(), 50.0)  # of what is limited there is some again
     assert state.health.state is Health.EJECTED
 
 

@@ -468,3 +468,16 @@ def test_a_provider_whose_clock_is_a_second_off_never_counts_more_than_the_limit
         date = datetime.fromtimestamp(seen_at, LOS_ANGELES).date()
         counted[date] = counted.get(date, 0) + 1
     assert max(counted.values()) <= 3
+
+
+@pytest.mark.parametrize("later", [-7200.0, -300.0, 300.0, 7200.0])
+def test_a_start_that_the_provider_states_is_its_start(later: float) -> None:
+    """Clocks may differ by minutes: then it is the calendar's own, once. By more, the calendar's own still comes."""
+    day = window()
+    day.charge(10, 0.0)
+    _, _, midnight = day.level(0.0)
+    day.starts_at(midnight + later)
+    assert day.earliest(1, 0.0) == midnight + later
+    day.charge(10, midnight + later + 5.0)
+    again = midnight + DAY - HOUR if later > -7200.0 else midnight  # summer time begins
+    assert abs(day.earliest(1, midnight + later + 5.0) - again) <= SLACK

@@ -356,3 +356,28 @@ def test_a_busy_period_begins_when_its_first_request_is_written_and_is_known_to_
     mark = book(late, 1, 0.0)
     late.answered(mark, 1, 0.0, 0.9)
     assert late.earliest(1, 0.9) == pytest.approx(1.0 + MARGIN)
+
+
+def test_a_charge_of_a_window_may_leave_at_a_stated_time() -> None:
+    """Before those that were made earlier, but never later than any charge."""
+    window = SlidingWindow(10, 60.0, margin=0.0)
+    window.charge(4, 0.0)
+    window.charge_until(3, 20.0, 1.0)
+    window.charge_until(3, 99.0, 1.0)
+    assert [window.used_at(at) for at in (19.9, 20.0, 59.9, 60.0, 60.9, 61.0)] == [10, 7, 7, 3, 3, 0]
+    assert [window.earliest(amount, 1.0) for amount in (1, 3, 4, 7, 8)] == [20.0, 20.0, 60.0, 60.0, 61.0]
+    mark = window.charge_until(1, 30.0, 20.0)
+    assert window.level(20.0) == (8, math.inf, 30.0)
+    window.take_back(mark, 1)
+    assert window.level(30.0)[0] == 7
+
+
+def test_a_window_that_opens_before_its_charges_leave_lets_go_of_the_oldest_as_it_refills() -> None:
+    """Exactly as much as was said at once; none stays longer than it would have."""
+    window = SlidingWindow(10, 60.0, margin=0.0)
+    marks = [window.charge(3, 0.0), window.charge(3, 10.0), window.charge(4, 50.0)]
+    window.fit(2, 55.0)
+    assert [window.used_at(at) for at in (54.9, 55.0, 59.9, 60.0, 69.9, 70.0)] == [10, 8, 8, 7, 7, 4]
+    assert [window.used_at(at) for at in (102.9, 103.0)] == [4, 0]
+    window.take_back(marks[0], 1)
+    assert window.level(56.0)[0] == 7

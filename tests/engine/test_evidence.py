@@ -163,7 +163,7 @@ def test_headers_that_cannot_be_looked_at_are_none():
         ("ConnectTimeout", TimedOut("connect")),
         ("ReadTimeout", TimedOut("read")),
         ("WriteTimeout", TimedOut("write")),
-        ("PoolTimeout", None),
+        ("PoolTimeout", TimedOut("pool")),
         ("ConnectError", Faulted("connect error", sent=False)),
         ("ReadError", Faulted("ReadError")),
         ("RemoteProtocolError", Faulted("RemoteProtocolError")),
@@ -237,7 +237,7 @@ def test_a_connection_that_this_machine_had_no_file_for(library):
         (httpx2.ConnectError("x"), Faulted("connect error", sent=False)),
         (httpx.ReadTimeout("x"), TimedOut("read")),
         (raised_from(httpx.ConnectError("x"), OSError(errno.EMFILE, "x")), Withdrawn(sent=False)),
-        (httpx2.PoolTimeout("x"), None),
+        (httpx2.PoolTimeout("x"), TimedOut("pool")),
         (httpx2.LocalProtocolError("x"), None),
         (ValueError("x"), None),
         (None, None),
@@ -298,7 +298,7 @@ async def closed_port():
 
 @pytest.mark.parametrize(
     "error",
-    [httpx.PoolTimeout("x"), httpx.LocalProtocolError("x"), FileNotFoundError(errno.ENOENT, "x"), OSError(errno.EMFILE, "x")],
+    [httpx.LocalProtocolError("x"), FileNotFoundError(errno.ENOENT, "x"), OSError(errno.EMFILE, "x")],
     ids=repr,
 )
 async def test_local_causes_eject_nobody(error, balancing_once, autojump_clock):
@@ -319,6 +319,23 @@ async def test_local_causes_eject_nobody(error, balancing_once, autojump_clock):
         seen = balancer.statistics().accounts["a"]
         assert (attempts, seen.state, seen.failed) == (10, "healthy", 0)
         assert round(seen.room("requests", trio.current_time())) == (50 if lacking else 40)
+
+
+async def test_no_free_connection_of_its_own_sends_a_call_elsewhere(balancing_once, autojump_clock):
+    """Nothing was written: refunded, no matter of health, and another account has a client of its own."""
+
+    async def attempt(lease):
+        if lease.account.name == "a":
+            raise httpx.PoolTimeout("x")
+
+    limits = {"requests_per_day": 50}
+    accounts = [{"name": name, "limits": limits} for name in "ab"]
+    async with balancing_once(*accounts, selector=lambda candidates, *_: candidates[0]) as balancer:
+        for _ in range(10):
+            await balancer.run(Call(), attempt)
+        seen, now = balancer.statistics().accounts, trio.current_time()
+        assert (seen["a"].state, seen["a"].failed, seen["b"].served) == ("healthy", 10, 10)
+        assert (round(seen["a"].room("requests", now)), round(seen["b"].room("requests", now))) == (50, 40)
 
 
 class SDKError(Exception):

@@ -65,6 +65,23 @@ def test_texts(text, limit):
     assert limit_in_text(text) == limit
 
 
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("You have exceeded your requests per minute. Try again in 3s.", told("requests", "minute")),
+        (ON + "tokens per day (TPD).", told("tokens", "day")),
+        ("Number of request tokens has exceeded your per-minute rate limit", told("tokens", "minute")),
+        ("Too many requests, please wait before trying again.", None),
+        ("Limited to so many per minute", None),
+    ],
+)
+def test_texts_without_a_number(text, limit):
+    """They name the limit all the same, so that no other is held for it."""
+    body = json.dumps({"error": {"message": text, "type": "rate_limit_error", "code": "rate_limit_exceeded"}}).encode()
+    evidence = get_provider("openai").evidence(429, Headers(()), body, NOW)
+    assert evidence.limits == (() if limit is None else (limit,))
+
+
 @pytest.mark.parametrize("number", ["9" * 16, "9" * 400, "1,23", "1,234567", "1,234,56", "1.2.3", "0.1234567890"])
 def test_a_strange_number_is_not_cut_to_a_smaller_one(number):
     """What is no number in full makes no limit, and no use of one."""
