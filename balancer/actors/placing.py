@@ -35,6 +35,11 @@ LAST = 1.2
 """How many times what an attempt needs before its end a ticket's last moment is: none is left out of the queue for that."""
 
 
+SPARED = 0.03
+"""Share of a price that a wait must spare: learned prices of equal accounts differ by a few hundredths, and who waits for those leaves
+an account idle that has room."""
+
+
 class SelectorFailed(Exception):
     """The user's selector raised or chose a stranger; its cause says what."""
 
@@ -203,7 +208,10 @@ class Placer:
                     found, at = self._too_late(found, chosen, ticket, now, crowded=crowded), now
             else:
                 continue
-            if found is not None and (total := at - now + price(snapshot, demand)) < least - SAME:
+            if found is None:
+                continue
+            total, spares = at - now + price(snapshot, demand), SAME if found is supervisor else max(SAME, SPARED * least)
+            if total < least - spares:
                 least, best = total, found
         return best
 
