@@ -43,6 +43,9 @@ DOUBLING = 4
 PROVEN = 1.1
 """How far an estimate may exceed what was admitted in the time of one climb."""
 
+WHOLE = 1.0
+"""Seconds by which a stated time may be rounded up."""
+
 LONGEST_GAP = 600.0
 """Seconds after which a closed limit is tried again at the latest, unless it is known to be slower than that."""
 
@@ -126,6 +129,8 @@ class CubicBucket:
     """Cuts since an attempt last passed."""
     _closed_at: float = attrs.field(init=False, default=0.0)
     """When the first of them was made."""
+    _closed_until: float = attrs.field(init=False, default=-math.inf)
+    """Until when it is, as far as refusals have said."""
     _opened_at: float = attrs.field(init=False, default=-math.inf)
     """When an attempt passed that ended the cuts before."""
     _met_at: float = attrs.field(init=False, default=math.inf)
@@ -139,8 +144,8 @@ class CubicBucket:
     _climbed_for: float = attrs.field(init=False, default=0.0)
     _searching: bool = attrs.field(init=False, default=False)
     _raises: int = attrs.field(init=False, default=0)
-    _passes: int = attrs.field(init=False, default=0)
-    _refusals: int = attrs.field(init=False, default=0)
+    _passed: float = attrs.field(init=False, default=0.0)
+    _refused: float = attrs.field(init=False, default=0.0)
 
     @property
     def burst(self) -> float:
@@ -190,7 +195,7 @@ class CubicBucket:
         """The provider let an attempt through."""
         amount = mark.amount
         self._admitted.add(mark.at, amount)
-        self._passes += 1
+        self._passed += amount
         self._largest = max(self._largest, amount)
         if mark.at < self._cut_at or not self._unit:
             return
@@ -199,22 +204,27 @@ class CubicBucket:
         elif mark.paced:
             self._raises += 1
             if self._searching:
-                self._set_rate(2 ** (1 / DOUBLING) / self._unit, now)
+                most = 2.0 * max(self._met_at, self._admitted.since(now - FIRST_SPAN) / FIRST_SPAN)
+                self._set_rate(max(1.0 / self._unit, min(2 ** (1 / DOUBLING) / self._unit, most)), now)
                 return
             self._climbed_for += amount * self._unit
             x = self._climbed_for / self._climb_for - 1.0
             self._set_rate(self._estimate * (1.0 + (1.0 - (self._start if x < 0.0 else BETA)) * x**3), now)
 
-    def refused(self, mark: Sent, now: float) -> None:
-        """The provider refused an attempt over this limit, and said nothing else."""
+    def refused(self, mark: Sent, now: float, until: float | None = None) -> None:
+        """The provider refused an attempt over this limit; `until`: when to try again, if it says so."""
         mark.refused = True
-        self._refusals += 1
+        self._refused += mark.amount
+        if until is not None:
+            self._closed_until = max(self._closed_until, until - WHOLE)
         if mark.at < self._cut_at:
             return
         if not self._unit:
             self._set_rate(max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN, now)
             self._full_at = now
         rate = 1.0 / self._unit
+        if until is not None and until > now:
+            self._refused += min(WHOLE, until - now) * rate
         if not self._cuts:
             self._closed_at, self._met_at = now, rate
         self._cuts += 1
@@ -247,9 +257,9 @@ class CubicBucket:
                 self._searching = False
             estimate = self._next_estimate(mark, rate, early=early)
             if not early:
-                self._adapt(shorter=not beyond)
+                self._adapt(estimate, shorter=not beyond)
                 start = BETA if beyond else RESUME
-        if self._cuts > 1:  # a window that was closed for so long is no shorter than that
+        if self._shut(mark):  # a window that was closed for so long is no shorter than that
             self._climb_for = max(self._climb_for, now - self._closed_at)
         rate = max(rate, start * estimate)
         self._estimate, self._start = estimate, min(start, rate / estimate)
@@ -263,8 +273,8 @@ class CubicBucket:
         """What had been admitted until a closed limit opened, if several attempts have found it closed. Else the refusal was met
         by chance at a rate that says little: search by doubling."""
         best = self._best_rate(-math.inf, mark)
-        closed_for, found_for = mark.at - self._closed_at, self._cut_at - self._closed_at
-        self._searching = self._cuts == 1 or best >= self._met_at or closed_for > 4.0 * found_for
+        closed_for, found_for = mark.at - self._closed_at, max(self._cut_at, self._closed_until) - self._closed_at
+        self._searching = not self._shut(mark) or best >= self._met_at or closed_for > 4.0 * found_for
         return self._met_at if self._searching else max(best, rate)
 
     def _next_estimate(self, mark: Sent, rate: float, *, early: bool) -> float:
@@ -272,20 +282,25 @@ class CubicBucket:
         met_at = self._met_at
         if early:  # the last refusal's aftermath, or a limit that has fallen: half of each
             return 0.5 * (min(met_at, self._estimate) + self._estimate)
-        if self._cuts > 1:  # it was closed for a while: a window, full of what had been admitted
+        if self._shut(mark):  # it was closed for a while: a window, full of what had been admitted
             return min(max(self._best_rate(self._opened_at, mark), rate), met_at)
         admitted = self._admitted.since(self._closed_at - self._climb_for) / self._climb_for
         return min(met_at, max(BETA * met_at, PROVEN * admitted))
 
     def _best_rate(self, since: float, mark: Sent) -> float:
         """What was admitted until the limit opened again: between the last cut and the attempt that passed."""
-        return self._admitted.best_rate(since, 0.5 * (self._cut_at + mark.at))
+        return self._admitted.best_rate(since, max(0.5 * (self._cut_at + mark.at), min(self._closed_until, mark.at)))
 
-    def _adapt(self, *, shorter: bool) -> None:
+    def _shut(self, mark: Sent) -> bool:
+        """Whether it is known to have been closed for a while."""
+        return self._cuts > 1 or self._closed_until - self._closed_at > 2.0 * mark.amount / self._met_at
+
+    def _adapt(self, estimate: float, *, shorter: bool) -> None:
         """Climb for longer if too many attempts were refused, for less if a shorter climb may be enough."""
-        ratio = self._refusals / (self._refusals + self._passes)
+        ratio = self._refused / (self._refused + self._passed)
         if ratio > REFUSED_RATIO:
-            self._climb_for *= 2.0
+            enough = 2.0 * self._refused / (REFUSED_RATIO * estimate)
+            self._climb_for = max(self._climb_for, min(2.0 * self._climb_for, enough))
         elif shorter and ratio < REFUSED_RATIO / 3.0:
             self._climb_for /= 2.0
-        self._refusals = self._passes = 0
+        self._refused = self._passed = 0.0

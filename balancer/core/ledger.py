@@ -287,14 +287,14 @@ class Ledger:
         if dimension is None and (at_boundary or (lines and until is not None and until > now)):
             return False
         if dimension is None or not lines:
-            return self._pace(reservation, dimension or "requests", now)
+            return self._pace(reservation, dimension or "requests", until, now)
         for line in lines:
             line.refused(reservation.sent(line), now if until is None else until, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
-                self._pace(reservation, line.dimension, now)
+                self._pace(reservation, line.dimension, until, now)
         return True
 
-    def _pace(self, reservation: Reservation, dimension: str, now: float) -> bool:
+    def _pace(self, reservation: Reservation, dimension: str, until: float | None, now: float) -> bool:
         """Learn a rate from a refusal, for its model alone; returns whether there is one."""
         models = frozenset((reservation.model,))
         line = next((line for line in self._paces if (line.dimension, line.models) == (dimension, models)), None)
@@ -310,7 +310,7 @@ class Ledger:
             return False
         pace = pace_of(line)
         mark = reservation.sent(line).mark  # of the refusal that began it there is none: it has ended
-        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now)
+        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now, until)
         return True
 
     # -- settings ---------------------------------------------------------------------------------------------------------
