@@ -15,6 +15,7 @@ because of all that went through it, not of the rate that happens to meet its en
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import ClassVar
 
 import attrs
@@ -27,7 +28,7 @@ BETA = 0.7
 RESUME = 0.9
 """Share of an estimate that was borne out at which the climb begins: on the average of a climb 97.5 % of it are used."""
 
-REFUSED_RATIO = 1 / 64
+REFUSED_RATIO = 1 / 50
 """Refused attempts that a climb may end with, as a share of those it sent; beyond it the next takes twice as long, below a third
 of it half as long."""
 
@@ -45,6 +46,12 @@ PROVEN = 1.1
 
 WHOLE = 1.0
 """Seconds by which a stated time may be rounded up."""
+
+UNPROVEN = 4.0
+"""By how much shorter the climbs are to an estimate that was made in other units."""
+
+LOST = 0.5
+"""Seconds of the pause that a refusal states which are lost"""
 
 LONGEST_GAP = 600.0
 """Seconds after which a closed limit is tried again at the latest, unless it is known to be slower than that."""
@@ -82,6 +89,12 @@ class Admitted:
         self.total += amount
         if len(times) >= REMEMBERED:
             del times[1::2], self._sums[1::2]
+
+    def in_units(self, factor: float) -> Admitted:
+        """The same in units of which there are `factor` times as many."""
+        other = Admitted(self.total * factor)
+        other._times, other._sums = list(self._times), [before * factor for before in self._sums]
+        return other
 
     def since(self, at: float) -> float:
         """Units let through of attempts sent from `at` on."""
@@ -151,6 +164,21 @@ class CubicBucket:
     def burst(self) -> float:
         """`inf`: no demand is known to be too large."""
         return math.inf
+
+    def in_units(self, factor: float) -> CubicBucket:
+        """The same pace in units of which there are `factor` times as many, with nothing charged."""
+        other = copy(self)
+        other._admitted = self._admitted.in_units(factor)
+        other.limit *= factor
+        other._unit /= factor
+        other._met_at *= factor
+        other._estimate *= factor
+        other._climb_for /= UNPROVEN
+        other._passed *= factor
+        other._refused *= factor
+        other.open = other._largest = 0.0
+        other._full_at, other._last = -math.inf, None
+        return other
 
     def earliest(self, amount: float, now: float) -> float:
         """When the pace admits `amount`: `now` if at once. What is larger than all before goes when nothing is owed."""
@@ -224,7 +252,7 @@ class CubicBucket:
             self._full_at = now
         rate = 1.0 / self._unit
         if until is not None and until > now:
-            self._refused += min(WHOLE, until - now) * rate
+            self._refused += min(LOST, until - now) * rate
         if not self._cuts:
             self._closed_at, self._met_at = now, rate
         self._cuts += 1
@@ -261,7 +289,7 @@ class CubicBucket:
                 start = BETA if beyond else RESUME
         if self._shut(mark):  # a window that was closed for so long is no shorter than that
             self._climb_for = max(self._climb_for, now - self._closed_at)
-        rate = max(rate, start * estimate)
+        rate = max(self._least(rate), start * estimate)
         self._estimate, self._start = estimate, min(start, rate / estimate)
         missing = max(0.0, 1.0 - rate / estimate) / (1.0 - self._start)
         self._climbed_for = self._climb_for * (1.0 - missing ** (1 / 3))
@@ -275,7 +303,7 @@ class CubicBucket:
         best = self._best_rate(-math.inf, mark)
         closed_for, found_for = mark.at - self._closed_at, max(self._cut_at, self._closed_until) - self._closed_at
         self._searching = not self._shut(mark) or best >= self._met_at or closed_for > 4.0 * found_for
-        return self._met_at if self._searching else max(best, rate)
+        return self._met_at if self._searching else max(best, self._least(rate))
 
     def _next_estimate(self, mark: Sent, rate: float, *, early: bool) -> float:
         """The rate that met the limit, or what had been admitted, by how the limit was met."""
@@ -283,13 +311,16 @@ class CubicBucket:
         if early:  # the last refusal's aftermath, or a limit that has fallen: half of each
             return 0.5 * (min(met_at, self._estimate) + self._estimate)
         if self._shut(mark):  # it was closed for a while: a window, full of what had been admitted
-            return min(max(self._best_rate(self._opened_at, mark), rate), met_at)
+            return min(max(self._best_rate(self._opened_at, mark), self._least(rate)), met_at)
         admitted = self._admitted.since(self._closed_at - self._climb_for) / self._climb_for
         return min(met_at, max(BETA * met_at, PROVEN * admitted))
 
     def _best_rate(self, since: float, mark: Sent) -> float:
         """What was admitted until the limit opened again: between the last cut and the attempt that passed."""
         return self._admitted.best_rate(since, max(0.5 * (self._cut_at + mark.at), min(self._closed_until, mark.at)))
+
+    def _least(self, rate: float) -> float:
+        return 0.0 if self._closed_until > self._cut_at else rate
 
     def _shut(self, mark: Sent) -> bool:
         """Whether it is known to have been closed for a while."""
