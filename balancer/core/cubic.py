@@ -9,17 +9,18 @@ about it for long, and feels beyond.
 Three things are added to CUBIC (RFC 9438), which knows the time of a round trip and shares its link with others. How long a
 climb takes is learned: refusals are to be `REFUSED_RATIO` of the attempts. After a refusal in line with the last climb the rate
 resumes at `RESUME`, since nobody is to be made room for. And what had been admitted corrects the estimate: a window is full
-because of all that went through it, not of the rate that happens to meet its end.
+because of all that went through it, not of the rate that happens to meet its end. For how long it was full is learned from
+attempts in vain, or from what a refusal says of when to come back.
 """
 
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import ClassVar
 
 import attrs
 
+from balancer.core.admitted import Admitted
 from balancer.core.quota import Minima
 
 BETA = 0.7
@@ -44,23 +45,17 @@ DOUBLING = 4
 PROVEN = 1.1
 """How far an estimate may exceed what was admitted in the time of one climb."""
 
-WHOLE = 1.0
-"""Seconds by which a stated time may be rounded up."""
+ROUNDED_UP = 1.0
+"""Seconds by which a refusal may state too late a time, since mostly it is a whole number of them; in the mean half of it."""
 
 UNPROVEN = 4.0
 """By how much shorter the climbs are to an estimate that was made in other units."""
-
-LOST = 0.5
-"""Seconds of the pause that a refusal states which are lost"""
 
 LONGEST_GAP = 600.0
 """Seconds after which a closed limit is tried again at the latest, unless it is known to be slower than that."""
 
 PACED = 0.25
 """Share of its gap by which an attempt may be late and still count as held back by the pace: only those prove a need for more."""
-
-REMEMBERED = 512
-"""Passed attempts that the record tells apart before it forgets every other one."""
 
 
 @attrs.define(eq=False)
@@ -71,41 +66,6 @@ class Sent:
     amount: float
     paced: bool
     refused: bool = False
-
-
-@attrs.define(eq=False)
-class Admitted:
-    """What the provider has let through: sums before each attempt, finer the more recent."""
-
-    total: float = 0.0
-    _times: list[float] = attrs.field(init=False, factory=list[float])
-    _sums: list[float] = attrs.field(init=False, factory=list[float])
-
-    def add(self, at: float, amount: float) -> None:
-        """An attempt that was sent at `at` has passed."""
-        times = self._times
-        times.append(max(at, times[-1]) if times else at)
-        self._sums.append(self.total)
-        self.total += amount
-        if len(times) >= REMEMBERED:
-            del times[1::2], self._sums[1::2]
-
-    def in_units(self, factor: float) -> Admitted:
-        """The same in units of which there are `factor` times as many."""
-        other = Admitted(self.total * factor)
-        other._times, other._sums = list(self._times), [before * factor for before in self._sums]
-        return other
-
-    def since(self, at: float) -> float:
-        """Units let through of attempts sent from `at` on."""
-        return self.total - next(
-            (before for time, before in zip(self._times, self._sums, strict=True) if time >= at), self.total
-        )
-
-    def best_rate(self, since: float, until: float) -> float:
-        """The highest rate, units per second, from the sending of any attempt after `since` to `until`."""
-        spans = zip(self._times, self._sums, strict=True)
-        return max(((self.total - before) / (until - time) for time, before in spans if since <= time < until), default=0.0)
 
 
 @attrs.define(eq=False)
@@ -165,20 +125,18 @@ class CubicBucket:
         """`inf`: no demand is known to be too large."""
         return math.inf
 
-    def in_units(self, factor: float) -> CubicBucket:
-        """The same pace in units of which there are `factor` times as many, with nothing charged."""
-        other = copy(self)
-        other._admitted = self._admitted.in_units(factor)
-        other.limit *= factor
-        other._unit /= factor
-        other._met_at *= factor
-        other._estimate *= factor
-        other._climb_for /= UNPROVEN
-        other._passed *= factor
-        other._refused *= factor
-        other.open = other._largest = 0.0
-        other._full_at, other._last = -math.inf, None
-        return other
+    def change_units(self, factor: float) -> None:
+        """Go on in units of which there are `factor` times as many, with nothing charged."""
+        self._admitted = self._admitted.in_units(factor)
+        self.limit *= factor
+        self._unit /= factor
+        self._met_at *= factor
+        self._estimate *= factor
+        self._climb_for /= UNPROVEN
+        self._passed *= factor
+        self._refused *= factor
+        self.open = self._largest = 0.0
+        self._full_at, self._last = -math.inf, None
 
     def earliest(self, amount: float, now: float) -> float:
         """When the pace admits `amount`: `now` if at once. What is larger than all before goes when nothing is owed."""
@@ -231,7 +189,7 @@ class CubicBucket:
             self._reopen(mark, now)
         elif mark.paced:
             self._raises += 1
-            if self._searching:
+            if self._searching:  # a pace far above what is sent proves nothing
                 most = 2.0 * max(self._met_at, self._admitted.since(now - FIRST_SPAN) / FIRST_SPAN)
                 self._set_rate(max(1.0 / self._unit, min(2 ** (1 / DOUBLING) / self._unit, most)), now)
                 return
@@ -244,7 +202,7 @@ class CubicBucket:
         mark.refused = True
         self._refused += mark.amount
         if until is not None:
-            self._closed_until = max(self._closed_until, until - WHOLE)
+            self._closed_until = max(self._closed_until, until - ROUNDED_UP)
         if mark.at < self._cut_at:
             return
         if not self._unit:
@@ -252,7 +210,7 @@ class CubicBucket:
             self._full_at = now
         rate = 1.0 / self._unit
         if until is not None and until > now:
-            self._refused += min(LOST, until - now) * rate
+            self._refused += min(0.5 * ROUNDED_UP, until - now) * rate  # could have been sent meanwhile
         if not self._cuts:
             self._closed_at, self._met_at = now, rate
         self._cuts += 1
@@ -272,10 +230,10 @@ class CubicBucket:
 
     def _reopen(self, mark: Sent, now: float) -> None:
         """The first attempt since the cut has passed: estimate the limit anew and begin a climb."""
-        rate, met_at = 1.0 / self._unit, self._met_at
-        start = BETA
+        met_at, start = self._met_at, BETA
+        least = 0.0 if self._stated(mark) else 1.0 / self._unit
         if not self._climb_for or (self._searching and self._raises < 2):
-            estimate = self._first_estimate(mark, rate)
+            estimate = self._first_estimate(mark, least)
             self._climb_for = FIRST_CLIMB * mark.amount / estimate
         else:
             early = not self._searching and self._climbed_for < 0.5 * self._climb_for
@@ -283,13 +241,13 @@ class CubicBucket:
             if self._searching:
                 self._climb_for = FIRST_CLIMB * mark.amount / met_at
                 self._searching = False
-            estimate = self._next_estimate(mark, rate, early=early)
+            estimate = self._next_estimate(mark, least, early=early)
             if not early:
                 self._adapt(estimate, shorter=not beyond)
                 start = BETA if beyond else RESUME
         if self._shut(mark):  # a window that was closed for so long is no shorter than that
             self._climb_for = max(self._climb_for, now - self._closed_at)
-        rate = max(self._least(rate), start * estimate)
+        rate = max(least, start * estimate)
         self._estimate, self._start = estimate, min(start, rate / estimate)
         missing = max(0.0, 1.0 - rate / estimate) / (1.0 - self._start)
         self._climbed_for = self._climb_for * (1.0 - missing ** (1 / 3))
@@ -297,37 +255,39 @@ class CubicBucket:
         self._opened_at = mark.at
         self._set_rate(rate, now)
 
-    def _first_estimate(self, mark: Sent, rate: float) -> float:
-        """What had been admitted until a closed limit opened, if several attempts have found it closed. Else the refusal was met
-        by chance at a rate that says little: search by doubling."""
+    def _first_estimate(self, mark: Sent, least: float) -> float:
+        """What had been admitted until a closed limit opened, if it was found or said to be closed for a while. Else the refusal was
+        met by chance at a rate that says little: search by doubling."""
         best = self._best_rate(-math.inf, mark)
         closed_for, found_for = mark.at - self._closed_at, max(self._cut_at, self._closed_until) - self._closed_at
         self._searching = not self._shut(mark) or best >= self._met_at or closed_for > 4.0 * found_for
-        return self._met_at if self._searching else max(best, self._least(rate))
+        return self._met_at if self._searching else max(best, least)
 
-    def _next_estimate(self, mark: Sent, rate: float, *, early: bool) -> float:
+    def _next_estimate(self, mark: Sent, least: float, *, early: bool) -> float:
         """The rate that met the limit, or what had been admitted, by how the limit was met."""
         met_at = self._met_at
         if early:  # the last refusal's aftermath, or a limit that has fallen: half of each
             return 0.5 * (min(met_at, self._estimate) + self._estimate)
         if self._shut(mark):  # it was closed for a while: a window, full of what had been admitted
-            return min(max(self._best_rate(self._opened_at, mark), self._least(rate)), met_at)
+            return min(max(self._best_rate(self._opened_at, mark), least), met_at)
         admitted = self._admitted.since(self._closed_at - self._climb_for) / self._climb_for
         return min(met_at, max(BETA * met_at, PROVEN * admitted))
 
     def _best_rate(self, since: float, mark: Sent) -> float:
-        """What was admitted until the limit opened again: between the last cut and the attempt that passed."""
+        """What was admitted until the limit opened again: at the stated time, else between the last cut and the attempt that passed."""
         return self._admitted.best_rate(since, max(0.5 * (self._cut_at + mark.at), min(self._closed_until, mark.at)))
-
-    def _least(self, rate: float) -> float:
-        return 0.0 if self._closed_until > self._cut_at else rate
 
     def _shut(self, mark: Sent) -> bool:
         """Whether it is known to have been closed for a while."""
-        return self._cuts > 1 or self._closed_until - self._closed_at > 2.0 * mark.amount / self._met_at
+        return self._cuts > 1 or self._stated(mark)
+
+    def _stated(self, mark: Sent) -> bool:
+        """Whether refusals have said so."""
+        return self._closed_until - self._closed_at > 2.0 * mark.amount / self._met_at
 
     def _adapt(self, estimate: float, *, shorter: bool) -> None:
-        """Climb for longer if too many attempts were refused, for less if a shorter climb may be enough."""
+        """Climb for longer if too many attempts were refused, but for no longer than makes as many few enough twice over; for less if
+        a shorter climb may be enough."""
         ratio = self._refused / (self._refused + self._passed)
         if ratio > REFUSED_RATIO:
             enough = 2.0 * self._refused / (REFUSED_RATIO * estimate)

@@ -304,19 +304,27 @@ class Ledger:
             if len(self._suspects) >= MOST_MODELS:
                 self._suspects.clear()
             suspect = self._suspects[model] = Suspect()
-        before, demands = suspect.dimension, [each for each in (*self._recent, *self._open) if each.model == model]
-        sent = [(each.at, each.demand.tokens) for each in demands]
+        before, others = suspect.dimension, [each for each in (*self._recent, *self._open) if each.model == model]
+        sent = [(each.at, each.demand.tokens) for each in others]
         dimension = suspect.refused(reservation.demand.tokens, reservation.at, sent, now)
         old = self._pace_in(before, model)
         if dimension != before and old is not None and self._pace_in(dimension, model) is None:
-            factor = sum(getattr(each.demand, dimension) for each in demands) / sum(old.demanded(each.demand) for each in demands)
-            line = Line(dimension, REFUSALS, pace_of(old).in_units(factor), learned=True, models=old.models)
-            self._paces = tuple(line if each is old else each for each in self._paces)
-            for each in self._open:
-                if line.covers(each.model):
-                    _book(line, each)
-            self._arrange()
+            self._exchange(old, dimension, others)
         return dimension
+
+    def _exchange(self, old: Line, dimension: str, sent: Sequence[Reservation]) -> None:
+        """A pace goes on in units of another dimension, of which `sent` shows how many go to one of its own."""
+        ours, theirs = sum(old.demanded(each.demand) for each in sent), sum(getattr(each.demand, dimension) for each in sent)
+        if not ours or not theirs:
+            return
+        counter = copy(pace_of(old))
+        counter.change_units(theirs / ours)
+        line = Line(dimension, REFUSALS, counter, learned=True, models=old.models)
+        self._paces = tuple(line if each is old else each for each in self._paces)
+        for reservation in self._open:
+            if line.covers(reservation.model):
+                _book(line, reservation)
+        self._arrange()
 
     def _pace_in(self, dimension: str, model: str | None) -> Line | None:
         """The pace that refusals have taught of a dimension, for one model."""

@@ -8,9 +8,6 @@ from statistics import fmean, pstdev
 
 import attrs
 
-FEWEST = 4
-"""Attempts since the last refusal without which the next tells nothing."""
-
 NEUTRAL = 0.2
 """By how much calls before a refusal are larger in any case: a limit of tokens rather refuses a large one."""
 
@@ -37,22 +34,22 @@ class Suspect:
     _judged_at: float = attrs.field(init=False, default=-math.inf)
 
     def refused(self, amount: float, at: float, sent: Iterable[tuple[float, float]], now: float) -> str:
-        """An attempt that took `amount` tokens and was sent at `at` was refused; `sent`: when others were, and what they took.
-        Returns the dimension."""
+        """An attempt of so many tokens that was sent at `at` was refused; `sent`: when others were, and their tokens. Returns the
+        dimension."""
         if at < self._judged_at:  # it was on its way: the same news
             return self.dimension
-        before = sorted(sent)
-        since = [amount, *[amount for sent_at, amount in reversed(before) if self._judged_at <= sent_at <= at]]
+        others = sorted(sent)
+        amounts = [tokens for _, tokens in others]
+        run = [amount, *[tokens for sent_at, tokens in reversed(others) if self._judged_at <= sent_at <= at]]
         self._judged_at = now
-        amounts = [amount for _, amount in before]
-        if len(since) == 1 or not (deviation := pstdev(amounts)):
+        if len(run) == 1 or not (deviation := pstdev(amounts)):  # none since the last refusal, or all alike
             return self.dimension
         mean, total, most, least = fmean(amounts), 0.0, 0.0, 0.0
-        for count, amount in enumerate(since, 1):
-            total += (amount - mean) / deviation
+        for count, tokens in enumerate(run, 1):
+            total += (tokens - mean) / deviation
             most, least = max(most, total / math.sqrt(count)), min(least, total / math.sqrt(count))
-        speaks = max(-MOST, min(MOST, most + least - NEUTRAL))
-        self._against = max(0.0, self._against + (speaks if self.dimension == "requests" else -speaks) - CLEARLY)
+        larger = max(-MOST, min(MOST, most + least - NEUTRAL))
+        self._against = max(0.0, self._against + (larger if self.dimension == "requests" else -larger) - CLEARLY)
         if self._against > ENOUGH:
             self.dimension, self._against = "tokens" if self.dimension == "requests" else "requests", 0.0
         return self.dimension

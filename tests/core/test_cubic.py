@@ -11,7 +11,8 @@ from collections import deque
 import attrs
 import pytest
 
-from balancer.core.cubic import BETA, FIRST_SPAN, LONGEST_GAP, REMEMBERED, Admitted, CubicBucket
+from balancer.core.admitted import REMEMBERED, Admitted
+from balancer.core.cubic import BETA, FIRST_SPAN, LONGEST_GAP, CubicBucket
 
 
 @attrs.define(eq=False)
