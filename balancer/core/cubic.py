@@ -125,6 +125,11 @@ class CubicBucket:
         """`inf`: no demand is known to be too large."""
         return math.inf
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing has passed since the last refusal."""
+        return self._cuts > 0
+
     def change_units(self, factor: float) -> None:
         """Go on in units of which there are `factor` times as many, with nothing charged."""
         self._admitted = self._admitted.in_units(factor)

@@ -304,10 +304,13 @@ class Ledger:
             if len(self._suspects) >= MOST_MODELS:
                 self._suspects.clear()
             suspect = self._suspects[model] = Suspect()
-        before, others = suspect.dimension, [each for each in (*self._recent, *self._open) if each.model == model]
+        before = suspect.dimension
+        old = self._pace_in(before, model)
+        if old is not None and pace_of(old).closed:  # the same news
+            return before
+        others = [each for each in (*self._recent, *self._open) if each.model == model]
         sent = [(each.at, each.demand.tokens) for each in others]
         dimension = suspect.refused(reservation.demand.tokens, reservation.at, sent, now)
-        old = self._pace_in(before, model)
         if dimension != before and old is not None and self._pace_in(dimension, model) is None:
             self._exchange(old, dimension, others)
         return dimension
