@@ -37,7 +37,8 @@ class Admitted:
             (before for time, before in zip(self._times, self._sums, strict=True) if time >= at), self.total
         )
 
-    def best_rate(self, since: float, until: float) -> float:
-        """The highest rate, units per second, from the sending of any attempt after `since` to `until`."""
+    def best_rate(self, since: float, until: float, least: float = 0.0) -> float:
+        """The highest rate, units per second, from the sending of any attempt after `since` to `until`, over `least` seconds at least."""
         spans = zip(self._times, self._sums, strict=True)
-        return max(((self.total - before) / (until - time) for time, before in spans if since <= time < until), default=0.0)
+        latest = until - least
+        return max(((self.total - before) / (until - time) for time, before in spans if since <= time < latest), default=0.0)

@@ -34,7 +34,7 @@ REFUSED_RATIO = 1 / 50
 of it half as long."""
 
 FIRST_SPAN = 10.0
-"""Seconds before the first refusal from which the first rate is taken. Shorter, and a burst would pass for a pace."""
+"""Seconds before the first refusal from which the first rate is taken at the least. Of fewer a burst would pass for a pace."""
 
 FIRST_CLIMB = 8
 """Attempts of the first climb: few, since the first estimate is rough."""
@@ -48,7 +48,7 @@ PROVEN = 1.1
 ROUNDED_UP = 1.0
 """Seconds by which a refusal may state too late a time, since mostly it is a whole number of them; in the mean half of it."""
 
-UNPROVEN = 4.0
+UNPROVEN = 3.0
 """By how much shorter the climbs are to an estimate that was made in other units."""
 
 LONGEST_GAP = 600.0
@@ -211,7 +211,8 @@ class CubicBucket:
         if mark.at < self._cut_at:
             return
         if not self._unit:
-            self._set_rate(max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN, now)
+            least = max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN
+            self._set_rate(max(least, self._admitted.best_rate(-math.inf, now, FIRST_SPAN)), now)
             self._full_at = now
         rate = 1.0 / self._unit
         if until is not None and until > now:
