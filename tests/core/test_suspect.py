@@ -13,7 +13,7 @@ def refusals(suspect, rng, large, *, begin=0, most=20):
     begun, sent = suspect.dimension, []
     for now in range(begin, begin + 50 * most):
         tokens = rng.uniform(20, 580)
-        if now % 50 >= 45 and large is not None:
+        if now % 50 >= 40 and large is not None:
             tokens = rng.uniform(300, 580) if large else rng.uniform(20, 300)
         if now % 50 == 49:
             suspect.refused(tokens, now, sent[-256:], now)
