@@ -77,6 +77,9 @@ def unknown_scenarios() -> Iterator[Scenario]:
     yield unknown("bucket", provider="anthropic")
     yield unknown("bucket", provider="anthropic", transported=True)
     yield unseen("fixed", load=1.5)
+    for window in ("bucket", "sliding", "fixed"):
+        yield unseen(window, retry_after=True, load=1.5)
+        yield unseen(window, dimension="tokens", named=False, load=1.5)
     for window in ("bucket", "sliding"):
         yield unseen(window, dimension="tokens", load=1.5)
         for together in (False, True):

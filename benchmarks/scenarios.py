@@ -232,13 +232,16 @@ def unseen(
     burst: int | None = None,
     *,
     dimension: Literal["requests", "tokens"] = "requests",
+    retry_after: bool = False,
+    named: bool = True,
     load: float = 3.0,
     seconds: float = 1500.0,
 ) -> Scenario:
-    """Nothing is configured, no header shows anything, and refusals do not say when to come back."""
+    """Nothing is configured and no header shows anything; whether refusals say when to come back, and over what they are."""
     amount = REQUESTS if dimension == "requests" else TOKENS
     limit = SimulatedLimit(dimension, amount, MINUTE, window, burst)
-    config, providers = configured("a", {}), backends("a", [limit], headers="absent", retry_after=False)
+    providers = backends("a", [limit], headers="absent", retry_after=retry_after, names_dimension=named)
+    config = configured("a", {})
     arrivals = (
         pressed(CallClass("any"), REQUESTS, load) if dimension == "requests" else pressed(MIXED_SIZES, TOKENS / MEAN, load)
     )
@@ -248,7 +251,8 @@ def unseen(
 
     how = window if burst is None else f"{window} of {burst}"
     goals = (Goal("refused_ratio", 0.03), Goal("unexpected", 0), *MOSTLY_USED)
-    return Scenario(f"no headers, {dimension}, {how}", run, goals)
+    more = f"{', Retry-After' if retry_after else ''}{'' if named else ', not named'}"
+    return Scenario(f"no headers, {dimension}, {how}{more}", run, goals)
 
 
 # -- who waits --------------------------------------------------------------------------------------------------------------

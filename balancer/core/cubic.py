@@ -9,7 +9,8 @@ about it for long, and feels beyond.
 Three things are added to CUBIC (RFC 9438), which knows the time of a round trip and shares its link with others. How long a
 climb takes is learned: refusals are to be `REFUSED_RATIO` of the attempts. After a refusal in line with the last climb the rate
 resumes at `RESUME`, since nobody is to be made room for. And what had been admitted corrects the estimate: a window is full
-because of all that went through it, not of the rate that happens to meet its end.
+because of all that went through it, not of the rate that happens to meet its end. For how long it was full is learned from
+attempts in vain, or from what a refusal says of when to come back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import ClassVar
 
 import attrs
 
+from balancer.core.admitted import Admitted
 from balancer.core.quota import Minima
 
 BETA = 0.7
@@ -27,12 +29,12 @@ BETA = 0.7
 RESUME = 0.9
 """Share of an estimate that was borne out at which the climb begins: on the average of a climb 97.5 % of it are used."""
 
-REFUSED_RATIO = 1 / 64
+REFUSED_RATIO = 1 / 50
 """Refused attempts that a climb may end with, as a share of those it sent; beyond it the next takes twice as long, below a third
 of it half as long."""
 
 FIRST_SPAN = 10.0
-"""Seconds before the first refusal from which the first rate is taken. Shorter, and a burst would pass for a pace."""
+"""Seconds before the first refusal from which the first rate is taken at the least. Of fewer a burst would pass for a pace."""
 
 FIRST_CLIMB = 8
 """Attempts of the first climb: few, since the first estimate is rough."""
@@ -43,14 +45,17 @@ DOUBLING = 4
 PROVEN = 1.1
 """How far an estimate may exceed what was admitted in the time of one climb."""
 
+ROUNDED_UP = 1.0
+"""Seconds by which a refusal may state too late a time, since mostly it is a whole number of them; in the mean half of it."""
+
+UNPROVEN = 3.0
+"""By how much shorter the climbs are to an estimate that was made in other units."""
+
 LONGEST_GAP = 600.0
 """Seconds after which a closed limit is tried again at the latest, unless it is known to be slower than that."""
 
 PACED = 0.25
 """Share of its gap by which an attempt may be late and still count as held back by the pace: only those prove a need for more."""
-
-REMEMBERED = 512
-"""Passed attempts that the record tells apart before it forgets every other one."""
 
 
 @attrs.define(eq=False)
@@ -61,35 +66,6 @@ class Sent:
     amount: float
     paced: bool
     refused: bool = False
-
-
-@attrs.define(eq=False)
-class Admitted:
-    """What the provider has let through: sums before each attempt, finer the more recent."""
-
-    total: float = 0.0
-    _times: list[float] = attrs.field(init=False, factory=list[float])
-    _sums: list[float] = attrs.field(init=False, factory=list[float])
-
-    def add(self, at: float, amount: float) -> None:
-        """An attempt that was sent at `at` has passed."""
-        times = self._times
-        times.append(max(at, times[-1]) if times else at)
-        self._sums.append(self.total)
-        self.total += amount
-        if len(times) >= REMEMBERED:
-            del times[1::2], self._sums[1::2]
-
-    def since(self, at: float) -> float:
-        """Units let through of attempts sent from `at` on."""
-        return self.total - next(
-            (before for time, before in zip(self._times, self._sums, strict=True) if time >= at), self.total
-        )
-
-    def best_rate(self, since: float, until: float) -> float:
-        """The highest rate, units per second, from the sending of any attempt after `since` to `until`."""
-        spans = zip(self._times, self._sums, strict=True)
-        return max(((self.total - before) / (until - time) for time, before in spans if since <= time < until), default=0.0)
 
 
 @attrs.define(eq=False)
@@ -126,6 +102,8 @@ class CubicBucket:
     """Cuts since an attempt last passed."""
     _closed_at: float = attrs.field(init=False, default=0.0)
     """When the first of them was made."""
+    _closed_until: float = attrs.field(init=False, default=-math.inf)
+    """Until when it is, as far as refusals have said."""
     _opened_at: float = attrs.field(init=False, default=-math.inf)
     """When an attempt passed that ended the cuts before."""
     _met_at: float = attrs.field(init=False, default=math.inf)
@@ -139,13 +117,31 @@ class CubicBucket:
     _climbed_for: float = attrs.field(init=False, default=0.0)
     _searching: bool = attrs.field(init=False, default=False)
     _raises: int = attrs.field(init=False, default=0)
-    _passes: int = attrs.field(init=False, default=0)
-    _refusals: int = attrs.field(init=False, default=0)
+    _passed: float = attrs.field(init=False, default=0.0)
+    _refused: float = attrs.field(init=False, default=0.0)
 
     @property
     def burst(self) -> float:
         """`inf`: no demand is known to be too large."""
         return math.inf
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing has passed since the last refusal."""
+        return self._cuts > 0
+
+    def change_units(self, factor: float) -> None:
+        """Go on in units of which there are `factor` times as many, with nothing charged."""
+        self._admitted = self._admitted.in_units(factor)
+        self.limit *= factor
+        self._unit /= factor
+        self._met_at *= factor
+        self._estimate *= factor
+        self._climb_for /= UNPROVEN
+        self._passed *= factor
+        self._refused *= factor
+        self.open = self._largest = 0.0
+        self._full_at, self._last = -math.inf, None
 
     def earliest(self, amount: float, now: float) -> float:
         """When the pace admits `amount`: `now` if at once. What is larger than all before goes when nothing is owed."""
@@ -197,7 +193,7 @@ class CubicBucket:
         """The provider let an attempt through."""
         amount = mark.amount
         self._admitted.add(mark.at, amount)
-        self._passes += 1
+        self._passed += amount
         self._largest = max(self._largest, amount)
         if mark.at < self._cut_at or not self._unit:
             return
@@ -205,23 +201,29 @@ class CubicBucket:
             self._reopen(mark, now)
         elif mark.paced:
             self._raises += 1
-            if self._searching:
-                self._set_rate(2 ** (1 / DOUBLING) / self._unit, now)
+            if self._searching:  # a pace far above what is sent proves nothing
+                most = 2.0 * max(self._met_at, self._admitted.since(now - FIRST_SPAN) / FIRST_SPAN)
+                self._set_rate(max(1.0 / self._unit, min(2 ** (1 / DOUBLING) / self._unit, most)), now)
                 return
             self._climbed_for += amount * self._unit
             x = self._climbed_for / self._climb_for - 1.0
             self._set_rate(self._estimate * (1.0 + (1.0 - (self._start if x < 0.0 else BETA)) * x**3), now)
 
-    def refused(self, mark: Sent, now: float) -> None:
-        """The provider refused an attempt over this limit, and said nothing else."""
+    def refused(self, mark: Sent, now: float, until: float | None = None) -> None:
+        """The provider refused an attempt over this limit; `until`: when to try again, if it says so."""
         mark.refused = True
-        self._refusals += 1
+        self._refused += mark.amount
+        if until is not None:
+            self._closed_until = max(self._closed_until, until - ROUNDED_UP)
         if mark.at < self._cut_at:
             return
         if not self._unit:
-            self._set_rate(max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN, now)
+            least = max(self._admitted.since(now - FIRST_SPAN), mark.amount) / FIRST_SPAN
+            self._set_rate(max(least, self._admitted.best_rate(-math.inf, now, FIRST_SPAN)), now)
             self._full_at = now
         rate = 1.0 / self._unit
+        if until is not None and until > now:
+            self._refused += min(0.5 * ROUNDED_UP, until - now) * rate  # could have been sent meanwhile
         if not self._cuts:
             self._closed_at, self._met_at = now, rate
         self._cuts += 1
@@ -241,10 +243,10 @@ class CubicBucket:
 
     def _reopen(self, mark: Sent, now: float) -> None:
         """The first attempt since the cut has passed: estimate the limit anew and begin a climb."""
-        rate, met_at = 1.0 / self._unit, self._met_at
-        start = BETA
+        met_at, start = self._met_at, BETA
+        least = 0.0 if self._stated(mark) else 1.0 / self._unit
         if not self._climb_for or (self._searching and self._raises < 2):
-            estimate = self._first_estimate(mark, rate)
+            estimate = self._first_estimate(mark, least)
             self._climb_for = FIRST_CLIMB * mark.amount / estimate
         else:
             early = not self._searching and self._climbed_for < 0.5 * self._climb_for
@@ -252,13 +254,13 @@ class CubicBucket:
             if self._searching:
                 self._climb_for = FIRST_CLIMB * mark.amount / met_at
                 self._searching = False
-            estimate = self._next_estimate(mark, rate, early=early)
+            estimate = self._next_estimate(mark, least, early=early)
             if not early:
-                self._adapt(shorter=not beyond)
+                self._adapt(estimate, shorter=not beyond)
                 start = BETA if beyond else RESUME
-        if self._cuts > 1:  # a window that was closed for so long is no shorter than that
+        if self._shut(mark):  # a window that was closed for so long is no shorter than that
             self._climb_for = max(self._climb_for, now - self._closed_at)
-        rate = max(rate, start * estimate)
+        rate = max(least, start * estimate)
         self._estimate, self._start = estimate, min(start, rate / estimate)
         missing = max(0.0, 1.0 - rate / estimate) / (1.0 - self._start)
         self._climbed_for = self._climb_for * (1.0 - missing ** (1 / 3))
@@ -266,33 +268,43 @@ class CubicBucket:
         self._opened_at = mark.at
         self._set_rate(rate, now)
 
-    def _first_estimate(self, mark: Sent, rate: float) -> float:
-        """What had been admitted until a closed limit opened, if several attempts have found it closed. Else the refusal was met
-        by chance at a rate that says little: search by doubling."""
+    def _first_estimate(self, mark: Sent, least: float) -> float:
+        """What had been admitted until a closed limit opened, if it was found or said to be closed for a while. Else the refusal was
+        met by chance at a rate that says little: search by doubling."""
         best = self._best_rate(-math.inf, mark)
-        closed_for, found_for = mark.at - self._closed_at, self._cut_at - self._closed_at
-        self._searching = self._cuts == 1 or best >= self._met_at or closed_for > 4.0 * found_for
-        return self._met_at if self._searching else max(best, rate)
+        closed_for, found_for = mark.at - self._closed_at, max(self._cut_at, self._closed_until) - self._closed_at
+        self._searching = not self._shut(mark) or best >= self._met_at or closed_for > 4.0 * found_for
+        return self._met_at if self._searching else max(best, least)
 
-    def _next_estimate(self, mark: Sent, rate: float, *, early: bool) -> float:
+    def _next_estimate(self, mark: Sent, least: float, *, early: bool) -> float:
         """The rate that met the limit, or what had been admitted, by how the limit was met."""
         met_at = self._met_at
         if early:  # the last refusal's aftermath, or a limit that has fallen: half of each
             return 0.5 * (min(met_at, self._estimate) + self._estimate)
-        if self._cuts > 1:  # it was closed for a while: a window, full of what had been admitted
-            return min(max(self._best_rate(self._opened_at, mark), rate), met_at)
+        if self._shut(mark):  # it was closed for a while: a window, full of what had been admitted
+            return min(max(self._best_rate(self._opened_at, mark), least), met_at)
         admitted = self._admitted.since(self._closed_at - self._climb_for) / self._climb_for
         return min(met_at, max(BETA * met_at, PROVEN * admitted))
 
     def _best_rate(self, since: float, mark: Sent) -> float:
-        """What was admitted until the limit opened again: between the last cut and the attempt that passed."""
-        return self._admitted.best_rate(since, 0.5 * (self._cut_at + mark.at))
+        """What was admitted until the limit opened again: at the stated time, else between the last cut and the attempt that passed."""
+        return self._admitted.best_rate(since, max(0.5 * (self._cut_at + mark.at), min(self._closed_until, mark.at)))
 
-    def _adapt(self, *, shorter: bool) -> None:
-        """Climb for longer if too many attempts were refused, for less if a shorter climb may be enough."""
-        ratio = self._refusals / (self._refusals + self._passes)
+    def _shut(self, mark: Sent) -> bool:
+        """Whether it is known to have been closed for a while."""
+        return self._cuts > 1 or self._stated(mark)
+
+    def _stated(self, mark: Sent) -> bool:
+        """Whether refusals have said so."""
+        return self._closed_until - self._closed_at > 2.0 * mark.amount / self._met_at
+
+    def _adapt(self, estimate: float, *, shorter: bool) -> None:
+        """Climb for longer if too many attempts were refused, but for no longer than makes as many few enough twice over; for less if
+        a shorter climb may be enough."""
+        ratio = self._refused / (self._refused + self._passed)
         if ratio > REFUSED_RATIO:
-            self._climb_for *= 2.0
+            enough = 2.0 * self._refused / (REFUSED_RATIO * estimate)
+            self._climb_for = max(self._climb_for, min(2.0 * self._climb_for, enough))
         elif shorter and ratio < REFUSED_RATIO / 3.0:
             self._climb_for /= 2.0
-        self._refusals = self._passes = 0
+        self._refused = self._passed = 0.0

@@ -27,6 +27,7 @@ from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
 from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import Reservation
+from balancer.core.suspect import Suspect
 
 REMEMBERED = 256
 """Ended reservations to seed a rate with that appears later, and entries of a learned rate to bring back."""
@@ -72,6 +73,7 @@ class Ledger:
     """The lines of each model; `None` while all have the same."""
     _learned: LearnedLimits
     _paces: tuple[Line, ...]
+    _suspects: dict[str | None, Suspect]
     _open: dict[Reservation, None]
     _recent: deque[Reservation]
     _presets: Presets
@@ -95,7 +97,7 @@ class Ledger:
         self._presets = presets
         self._own = tuple(lines_of(limits, self._presets, anchor))
         self._shared = tuple(shared)
-        self._learned, self._paces = LearnedLimits(), ()
+        self._learned, self._paces, self._suspects = LearnedLimits(), (), {}
         self._open = {}
         self._recent = deque(maxlen=REMEMBERED)
         self._arrange()
@@ -310,13 +312,15 @@ class Ledger:
         about = missed or told or [line for line in lines if line.counter.period <= LONGEST_UNNAMED]
         waits = until is not None and until > now
         if dimension is None and not (waits and about and len({line.dimension for line in lines}) == 1):
-            return False if missed or (lines and waits) else self._pace(reservation, "requests", now)
+            if missed or (lines and waits):
+                return False
+            return self._pace(reservation, self._suspected(reservation, now), until, now)
         if not about:
-            return self._pace(reservation, dimension or "requests", now)
+            return self._pace(reservation, dimension or self._suspected(reservation, now), until, now)
         for line in shortest(about):
             line.refused(reservation.sent(line), now if until is None else until, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
-                self._pace(reservation, line.dimension, now)
+                self._pace(reservation, line.dimension, until, now)
         return True
 
     def _widen(self, line: Line) -> None:
@@ -326,14 +330,51 @@ class Ledger:
             line.least_margin = WARNED * line.counter.margin
             self._narrowing = True
 
-    def _pace(self, reservation: Reservation, dimension: str, now: float) -> bool:
+    def _suspected(self, reservation: Reservation, now: float) -> str:
+        """The dimension that a refusal is about which names none; the pace of the one that was suspected before goes on as its."""
+        model = reservation.model
+        suspect = self._suspects.get(model)
+        if suspect is None:
+            if len(self._suspects) >= MOST_MODELS:
+                self._suspects.clear()
+            suspect = self._suspects[model] = Suspect()
+        before = suspect.dimension
+        old = self._pace_in(before, model)
+        if old is not None and pace_of(old).closed:  # the same news
+            return before
+        others = [each for each in (*self._recent, *self._open) if each.model == model]
+        sent = [(each.at, each.demand.tokens) for each in others]
+        dimension = suspect.refused(reservation.demand.tokens, reservation.at, sent, now)
+        if dimension != before and old is not None and self._pace_in(dimension, model) is None:
+            self._exchange(old, dimension, others)
+        return dimension
+
+    def _exchange(self, old: Line, dimension: str, sent: Sequence[Reservation]) -> None:
+        """A pace goes on in units of another dimension, of which `sent` shows how many go to one of its own."""
+        ours, theirs = sum(old.demanded(each.demand) for each in sent), sum(getattr(each.demand, dimension) for each in sent)
+        if not ours or not theirs:
+            return
+        counter = copy(pace_of(old))
+        counter.change_units(theirs / ours)
+        line = Line(dimension, REFUSALS, counter, learned=True, models=old.models)
+        self._paces = tuple(line if each is old else each for each in self._paces)
+        for reservation in self._open:
+            if line.covers(reservation.model):
+                _book(line, reservation)
+        self._arrange()
+
+    def _pace_in(self, dimension: str, model: str | None) -> Line | None:
+        """The pace that refusals have taught of a dimension, for one model."""
+        models = frozenset((model,))
+        return next((line for line in self._paces if (line.dimension, line.models) == (dimension, models)), None)
+
+    def _pace(self, reservation: Reservation, dimension: str, until: float | None, now: float) -> bool:
         """Learn a rate from a refusal, for its model alone; returns whether there is one."""
-        models = frozenset((reservation.model,))
-        line = next((line for line in self._paces if (line.dimension, line.models) == (dimension, models)), None)
+        line = self._pace_in(dimension, reservation.model)
         if line is None:
             if dimension not in DIMENSIONS or not any(ended.model == reservation.model for ended in self._recent):
                 return False  # nothing has been admitted that a first estimate could be made from
-            line = Line(dimension, REFUSALS, CubicBucket(), learned=True, models=models)
+            line = Line(dimension, REFUSALS, CubicBucket(), learned=True, models=frozenset((reservation.model,)))
             self._paces = (*self._paces, line)[-MOST_LEARNED:]
             self._arrange()
             self._seed(line, now)
@@ -342,7 +383,7 @@ class Ledger:
             return False
         pace = pace_of(line)
         mark = reservation.sent(line).mark  # of the refusal that began it there is none: it has ended
-        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now)
+        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now, until)
         return True
 
     # -- settings ---------------------------------------------------------------------------------------------------------
@@ -403,11 +444,8 @@ class Ledger:
                 continue
             if reservation.ended:
                 line.charge_past(reservation.demand, reservation.usage, reservation.at)
-                continue
-            amount = line.demanded(reservation.demand)
-            reservation.lines = (*reservation.lines, line)
-            reservation.amounts = [*reservation.amounts, amount]
-            reservation.marks = [*reservation.marks, line.book(amount, reservation.at) if amount else None]
+            else:
+                _book(line, reservation)
 
     # -- limits that answers show -------------------------------------------------------------------------------------------
 
@@ -603,6 +641,14 @@ def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> I
 
 def _form(counter: Counter) -> tuple[object, ...]:
     return type(counter), counter.limit, counter.period, counter.burst
+
+
+def _book(line: Line, reservation: Reservation) -> None:
+    """Charge a new line with an attempt in flight."""
+    amount = line.demanded(reservation.demand)
+    reservation.lines = (*reservation.lines, line)
+    reservation.amounts = [*reservation.amounts, amount]
+    reservation.marks = [*reservation.marks, line.book(amount, reservation.at) if amount else None]
 
 
 def pace_of(line: Line) -> CubicBucket:

@@ -11,7 +11,8 @@ from collections import deque
 import attrs
 import pytest
 
-from balancer.core.cubic import BETA, FIRST_SPAN, LONGEST_GAP, REMEMBERED, Admitted, CubicBucket
+from balancer.core.admitted import REMEMBERED, Admitted
+from balancer.core.cubic import BETA, FIRST_SPAN, LONGEST_GAP, CubicBucket
 
 
 @attrs.define(eq=False)
@@ -31,6 +32,9 @@ class TrueBucket:
             self.level = max(0.0, self.level - amount)
         return fits
 
+    def wait(self, amount, now):
+        return (amount - self.level) * self.period / self.limit
+
 
 @attrs.define(eq=False)
 class TrueSliding:
@@ -48,6 +52,11 @@ class TrueSliding:
             self.used += amount
         return fits
 
+    def wait(self, amount, now):
+        left = itertools.accumulate(counted for _, counted in self.log)
+        freed = (at for (at, _), gone in zip(self.log, left, strict=True) if self.used - gone + amount <= self.limit)
+        return next(freed) + self.period - now
+
 
 @attrs.define(eq=False)
 class TrueFixed:
@@ -64,6 +73,9 @@ class TrueFixed:
         if fits or charged:
             self.used += amount
         return fits
+
+    def wait(self, amount, now):
+        return self.phase + (self.window + 1) * self.period - now
 
 
 def provider(kind, limit, period, rng, largest=1):
@@ -97,14 +109,15 @@ class Span:
         return self.refusals / max(1, self.attempts)
 
 
-def simulate(counter, truth, rng, marks, *, demand, amounts=(1,), charged=False, backlog=0, changes=()):
+def simulate(counter, truth, rng, marks, *, demand, amounts=(1,), charged=False, backlog=0, changes=(), stated=False):
     """Poisson arrivals of `demand` units a second queue before one account; returns a `Span` per mark.
 
-    The provider counts up to 5 ms after the sending and answers .1 to 2 s later; what it refused goes first again.
+    The provider counts up to 5 ms after the sending and answers .1 to 2 s later; what it refused goes first again, where that is
+    `stated` after the pause that it has asked for, in whole seconds.
     """
     order, events, spans = itertools.count(), [], [Span()]
     waiting = deque(rng.choice(amounts) for _ in range(backlog))
-    mean, woken_at = sum(amounts) / len(amounts), math.inf
+    mean, woken_at, paused_until = sum(amounts) / len(amounts), math.inf, 0.0
 
     def at(time, kind, *what):
         heapq.heappush(events, (time, next(order), kind, what))
@@ -131,18 +144,21 @@ def simulate(counter, truth, rng, marks, *, demand, amounts=(1,), charged=False,
                 spans[-1].attempts += 1
                 spans[-1].refusals += not fits
                 spans[-1].admitted += what[0].amount * fits
-                at(now + rng.uniform(0.1, 2.0), "answer", what[0], fits)
+                wait = math.ceil(truth.wait(what[0].amount, now)) if stated and not fits else None
+                at(now + rng.uniform(0.1, 2.0), "answer", what[0], fits, wait)
             case "answer" if what[1]:
                 counter.passed(what[0], now)
             case "answer":
-                counter.refused(what[0], now)
+                until = None if what[2] is None else now + what[2]
+                paused_until = max(paused_until, until or 0.0)
+                counter.refused(what[0], now, until)
                 waiting.appendleft(what[0].amount)
             case _ if now < woken_at:
                 continue
             case _:
                 woken_at = math.inf
         while waiting:
-            if (earliest := counter.earliest(waiting[0], now)) > now:
+            if (earliest := max(paused_until, counter.earliest(waiting[0], now))) > now:
                 if earliest < woken_at:
                     woken_at = earliest
                     at(earliest, "wake")
@@ -192,6 +208,15 @@ def test_a_token_limit_is_learned_from_demands_that_differ_twentyfold(kind, char
 def test_a_backlog_that_comes_at_once_is_learned_from_as_well(kind) -> None:
     """Hundreds in flight are refused together, and are one piece of news."""
     total, use = learned(kind, 60, 60.0, charged=False, backlog=300)
+    assert total.refused < 0.03
+    assert use >= 0.9
+
+
+@pytest.mark.parametrize("limit", [60, 120, 600])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stated_pause_is_no_news_of_the_pace(kind, limit) -> None:
+    """Behind it a whole window passes at once, and time is lost by each: neither drives the pace up, nor are few refusals held down."""
+    total, use = learned(kind, limit, 60.0, charged=False, seeds=1 if limit > 120 else 3, stated=True)
     assert total.refused < 0.03
     assert use >= 0.9
 
@@ -288,6 +313,50 @@ def test_the_window_that_opens_tells_the_limit() -> None:
         now = counter.earliest(1, now)
     counter.passed(counter.charge(1, now), now)
     assert BETA * 60 * 60 / now <= counter.limit <= 60
+
+
+def test_a_stated_time_tells_the_limit_at_once() -> None:
+    """A hundred and twenty passed, then one refusal says that it is closed for forty seconds: two a second, resumed at .7 of it."""
+    counter = CubicBucket()
+    for number in range(120):
+        counter.passed(counter.charge(1, number / 6), number / 6)
+    counter.refused(counter.charge(1, 20.0), 20.0, 60.0)
+    counter.passed(counter.charge(1, 60.0), 60.0)
+    assert counter.limit == pytest.approx(BETA * 120, rel=0.05)
+
+
+def test_the_first_pace_is_of_all_that_had_passed() -> None:
+    """Sixty passed at once and another sixty a minute later, then nothing for a while: one a second, not one in ten seconds."""
+    counter = CubicBucket()
+    for now in (0.0, 60.0):
+        for _ in range(60):
+            counter.passed(counter.charge(1, now), now)
+    counter.refused(counter.charge(1, 90.0), 90.0)
+    assert counter.limit == pytest.approx(BETA * 60 * 60 / 30)
+
+
+def test_a_search_goes_no_faster_than_twice_what_passes() -> None:
+    """Where a window passes at once, passing proves little."""
+    counter, now = refuse_one(), FIRST_SPAN
+    passed = [number / 2 for number in range(20)]
+    for _ in range(400):
+        now = counter.earliest(1, now)
+        counter.passed(counter.charge(1, now), now)
+        passed.append(now)
+        assert counter.limit <= 2 * 60 * max(2, sum(at >= now - FIRST_SPAN for at in passed) / FIRST_SPAN) * 1.001
+
+
+def test_a_change_of_units_changes_nothing_else() -> None:
+    """The same pace in tokens, of which there are three hundred to a request; the next burst is as large as its first demand."""
+    counter = refuse_one()
+    gap, limit = counter.earliest(1, FIRST_SPAN) - FIRST_SPAN, counter.limit
+    counter.change_units(300.0)
+    now = FIRST_SPAN + gap
+    assert counter.limit == pytest.approx(300 * limit)
+    assert counter.earliest(300, now) == now
+    counter.passed(counter.charge(300, now), now)
+    assert counter.earliest(300, now) == pytest.approx(now + 300 * 60 / counter.limit)
+    assert counter.earliest(150, now) == pytest.approx(now + 150 * 60 / counter.limit)
 
 
 def test_what_was_taken_back_leaves_its_place_to_the_next_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.scenario import LARGEST
 from benchmarks.scenarios import unknown, unknown_models, unseen
 
 BUCKET_OF_1, BUCKET_OF_60, SLIDING = ("bucket", 1), ("bucket", 60), ("sliding", None)
@@ -61,6 +62,19 @@ def test_models_that_show_rounded_amounts_with_instants(shared):
 def test_no_headers_at_all(window, burst, seed):
     """After five minutes fewer than 3 % of the attempts are refused, and 90 % of the quota is used."""
     assert unseen(window, burst, load=1.15, seconds=660).missed(seed) == []
+
+
+@pytest.mark.parametrize(("window", "dimension"), [("fixed", "requests"), ("fixed", "tokens"), ("sliding", "requests")])
+def test_no_headers_but_when_to_come_back(window, dimension):
+    """The same where a refusal says it: after that time a whole window may pass at once."""
+    assert unseen(window, dimension=dimension, retry_after=True, load=1.15, seconds=660).missed(1) == []
+
+
+@pytest.mark.parametrize("retry_after", [False, True])
+def test_no_refusal_says_over_what_it_is(retry_after):
+    """A bucket of tokens that holds no more than the largest call: what was sent before refusals tells."""
+    scenario = unseen("bucket", LARGEST, dimension="tokens", named=False, retry_after=retry_after, load=1.15, seconds=660)
+    assert scenario.missed(1) == []
 
 
 @pytest.mark.parametrize("window", ["bucket", "sliding"])

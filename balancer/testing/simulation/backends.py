@@ -124,6 +124,7 @@ class SimulatedBackend:
             refusal names the dimension, but neither the limit nor what is used.
         provider: whose header names and formats it uses.
         retry_after: whether a refusal says when to come back.
+        names_dimension: whether its text says over what it is.
         truth: what a call really takes, where this backend alone knows; `None`: what was drawn with the call, or its demand.
         outages: when it fails.
         rng: of its latencies, instants and lies; `simulate` gives each account one of its own.
@@ -138,6 +139,7 @@ class SimulatedBackend:
     headers: Literal["honest", "absent", "rounded", "lying"] = "honest"
     provider: Speaks = "openai"
     retry_after: bool = True
+    names_dimension: bool = True
     truth: Callable[[Call], Usage] | None = None
     outages: Sequence[Outage] = ()
     rng: random.Random = attrs.field(factory=lambda: random.Random(0))
@@ -239,6 +241,8 @@ class SimulatedBackend:
         if counted.refused is None:
             return Answer(counted.status, headers, error_body(self.provider, counted.status))
         more, body = refusal(self.provider, *counted.refused, tells_wait=self.retry_after, numbers=self.headers != "absent")
+        if not self.names_dimension:
+            body = error_body(self.provider, counted.status)
         return Answer(counted.status, headers + more, body)
 
     # -- judged by -----------------------------------------------------------------------------------------------------------
