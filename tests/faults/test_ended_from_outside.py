@@ -77,7 +77,10 @@ async def test_an_answer_that_does_not_come_is_late_at_its_time(calls):
     """Every attempt times out at `headers_timeout` from its own start; the next account serves."""
     silent = Silent()
     async with open_raw(silent) as slow, open_mock(MockSettings()) as fast:
-        accounts = [account("slow", slow.base_url), account("fast", fast.base_url, weight=0)]
+        accounts = [  # of a provider that shows no limits, so that nobody waits for its first answer
+            account("slow", slow.base_url, provider="vllm"),
+            account("fast", fast.base_url, provider="vllm", weight=0),
+        ]
         config = BalancerConfig(accounts=accounts, headers_timeout=0.2, health={"consecutive_faults": 100})
         async with (
             open_balancer(config) as balancer,
