@@ -32,6 +32,7 @@ from balancer.core.tenants import Tenant, Tenants, TenantSettings
 from balancer.errors import BalancerError, Closed
 from balancer.selection import Selector
 
+
 class OthersOut(Exception):
     """Refusal of a ticket that avoids accounts: no other account can be expected to take it."""
 

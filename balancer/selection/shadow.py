@@ -9,8 +9,8 @@ import attrs
 
 from balancer.core.call import Demand
 from balancer.core.snapshot import AccountSnapshot
-from balancer.selection.prices import Prices, weighed
 from balancer.selection.pressure import under_least_pressure
+from balancer.selection.prices import Prices, weighed
 
 if TYPE_CHECKING:
     import random

@@ -161,7 +161,10 @@ async def test_nobody_waits_for_the_sake_of_those_elsewhere(other, balancing, au
 
 async def test_none_is_refused_for_those_before_it_that_may_be_held_back(balancing, autojump_clock):
     """While small ones of higher priority wait for a, large ones go to b: by their number alone they would be too late."""
-    async with balancing(FEW_TOKENS, FEW_REQUESTS, max_waiting=1000, selector=ByTime()) as balancer, trio.open_nursery() as nursery:
+    async with (
+        balancing(FEW_TOKENS, FEW_REQUESTS, max_waiting=1000, selector=ByTime()) as balancer,
+        trio.open_nursery() as nursery,
+    ):
         calls = Calls(balancer, nursery)
         await calls.start("small", 100, within=20.0, count=150, model="m", priority=1)
         await calls.start("large", 2000, within=10.0, count=5, model="m")
