@@ -116,7 +116,7 @@ class CalendarWindow:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
-    lows: Minima = attrs.field(init=False, factory=Minima)
+    _lows: Minima = attrs.field(init=False, factory=Minima)
     _start: float = attrs.field(init=False)
     """The next start, an epoch."""
     _start_at: float = attrs.field(init=False)
@@ -158,7 +158,7 @@ class CalendarWindow:
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
-            self.lows.push(number, self.limit - self._used)
+            self._lows.push(number, -self._used)
         if now + self._slack() < self._start_at:
             return self._window, number
         self._carried += amount
@@ -189,6 +189,10 @@ class CalendarWindow:
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]
+
+    def least_room(self, number: int) -> float:
+        """The least room that the charge of a number, or a later one, left."""
+        return self.limit + self._lows.after(number - 1)
 
     def counts(self, mark: Mark) -> bool:
         """Whether a charge has not left yet."""

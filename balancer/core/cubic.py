@@ -21,7 +21,6 @@ from typing import ClassVar
 import attrs
 
 from balancer.core.admitted import Admitted
-from balancer.core.quota import Minima
 
 BETA = 0.7
 """What a refusal leaves of the rate, and where the climb begins while the estimate is not yet borne out (RFC 9438)."""
@@ -88,8 +87,6 @@ class CubicBucket:
     mirrored: bool = attrs.field(init=False, default=False)
     limit: float = attrs.field(init=False, default=math.inf)
     period: float = attrs.field(init=False, default=60.0)
-    lows: Minima = attrs.field(init=False, factory=Minima)
-    """Empty: no header shows this limit."""
     _unit: float = attrs.field(init=False, default=0.0)
     """Seconds per unit."""
     _full_at: float = attrs.field(init=False, default=-math.inf)
@@ -158,6 +155,10 @@ class CubicBucket:
     def number(self, mark: Sent) -> int:
         """No header shows this limit, so charges need no numbers."""
         return 0
+
+    def least_room(self, number: int) -> float:
+        """Nor is it kept how much room they left."""
+        return math.inf
 
     def counts(self, mark: Sent) -> bool:
         """The pace has no memory of what it does not space any more."""

@@ -26,7 +26,7 @@ from balancer.core.line import ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
 from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
-from balancer.core.reservation import Reservation
+from balancer.core.reservation import NOTHING, Reservation
 from balancer.core.suspect import Suspect
 
 REMEMBERED = 256
@@ -169,14 +169,15 @@ class Ledger:
     def reserve(self, demand: Demand, now: float, model: str | None = None) -> Reservation:
         """Charge every rate of the model; the caller has found that they admit it."""
         lines = self._lines if self._by_model is None else self._lines_for(model)
-        reservation = Reservation(demand, model, now, lines)
-        if lines:
-            amounts, marks = list[float](), list[Any]()
-            reservation.amounts, reservation.marks = amounts, marks
+        amounts: list[float] = NOTHING
+        marks: list[Any] = NOTHING
+        if lines:  # lists of its own then: reservations are kept long, and most accounts have few lines
+            amounts, marks = [], []
             for line in lines:
                 amount = line.demanded(demand)
                 amounts.append(amount)
                 marks.append(line.book(amount, now) if amount else None)
+        reservation = Reservation(demand, model, now, lines, amounts, marks)
         self._open[reservation] = None
         return reservation
 

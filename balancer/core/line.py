@@ -321,7 +321,7 @@ class Line:
         least, number = left, 0
         if mark is not None and mark is not HELD:
             number = counter.number(mark)
-            least = min(left, counter.lows.after(number - 1) + (sent.amount if sent.refused else 0.0))
+            least = min(left, counter.least_room(number) + (sent.amount if sent.refused else 0.0))
         error = self._known_error()
         if error is not None:
             self._show(left - remaining + rounding, error, now)

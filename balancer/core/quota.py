@@ -112,9 +112,7 @@ class Counter(Protocol):
     open: float
     """Units charged that may still be taken back: those of attempts that have not ended, and those that evidence called for."""
     mirrored: bool
-    """Whether answers show this rate, so that `lows` is kept."""
-    lows: Minima
-    """The room that each charge left: an honest response shows at least the least of them since its request was charged."""
+    """Whether answers show this rate, so that it is kept how much room each charge left."""
     grain: ClassVar[float]
     """Units by which an honest provider's integers may differ from ours."""
 
@@ -149,6 +147,11 @@ class Counter(Protocol):
 
     def number(self, mark: Any) -> int:
         """The number of a charge."""
+        ...
+
+    def least_room(self, number: int) -> float:
+        """The least room that the charge of a number, or a later one, left: an honest response to its request shows at least that.
+        `inf` where it is not kept."""
         ...
 
     def counts(self, mark: Any) -> bool:
@@ -192,7 +195,8 @@ class Bucket:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
-    lows: Minima = attrs.field(init=False, factory=Minima)
+    _lows: Minima = attrs.field(init=False, factory=Minima)
+    """After each charge, the negative of the seconds until it would be full: to divide them is left to who asks."""
     _unit: float = attrs.field(init=False)
     _full_at: float = attrs.field(init=False, default=-math.inf)
     _busy_since: float = attrs.field(init=False, default=0.0)
@@ -242,7 +246,7 @@ class Bucket:
             since = now - self._late_for
             if since < self._busy_since:  # noqa: PLR1730 - asked of every charge, and a call of `max` costs as much as the rest
                 since = self._busy_since
-            low, lows = self.burst - (full_at - since) / unit, self.lows
+            low, lows = since - full_at, self._lows
             if low > lows.top:
                 lows.step()
             lows.last, lows.top = number, low
@@ -272,6 +276,10 @@ class Bucket:
     def number(self, mark: int) -> int:
         """The number of a charge."""
         return mark
+
+    def least_room(self, number: int) -> float:
+        """The least room that the charge of a number, or a later one, left."""
+        return self.burst + self._lows.after(number - 1) / self._unit
 
     def counts(self, mark: int) -> bool:
         """A bucket does not know what of it was refilled first."""
@@ -329,7 +337,8 @@ class SlidingWindow:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
-    lows: Minima = attrs.field(init=False, factory=Minima)
+    _lows: Minima = attrs.field(init=False, factory=Minima)
+    """The negative of what was used after each charge."""
     _used: float = attrs.field(init=False, default=0.0)
     _begun_at: float = attrs.field(init=False, default=0.0)
     """When the last entry was begun."""
@@ -377,7 +386,7 @@ class SlidingWindow:
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
-            low, lows = self.limit - self._used, self.lows
+            low, lows = -self._used, self._lows
             if low > lows.top:
                 lows.step()
             lows.last, lows.top = number, low
@@ -400,7 +409,7 @@ class SlidingWindow:
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
-            self.lows.push(number, self.limit - self._used)
+            self._lows.push(number, -self._used)
         log, at = self._log, leaves_at - stay_for
         place = bisect_left(log, at, key=lambda entry: entry.at)
         if place == len(log):
@@ -443,7 +452,7 @@ class SlidingWindow:
         """What was charged has turned out to be `amount` more: it leaves with the rest of it, and there never was room for it."""
         self.take_back(mark, -amount)
         if self.mirrored:
-            self.lows.lower(mark[1] - 1, amount)
+            self._lows.lower(mark[1] - 1, amount)
 
     def moved(self, at: float, now: float) -> None:
         """Every charge is made and leaves on its own."""
@@ -451,6 +460,10 @@ class SlidingWindow:
     def number(self, mark: Mark) -> int:
         """The number of a charge."""
         return mark[1]
+
+    def least_room(self, number: int) -> float:
+        """The least room that the charge of a number, or a later one, left."""
+        return self.limit + self._lows.after(number - 1)
 
     def counts(self, mark: Mark) -> bool:
         """Whether a charge has not left yet."""

@@ -27,15 +27,15 @@ class Reservation:
 
     __slots__ = ("amounts", "at", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
 
-    def __init__(self, demand: Demand, model: str | None, at: float, lines: Sequence[Line]) -> None:
+    def __init__(
+        self, demand: Demand, model: str | None, at: float, lines: Sequence[Line], amounts: list[float], marks: list[Any]
+    ) -> None:
         self.demand = demand
         self.model = model
         self.at = at
         self.lines = lines
-        self.amounts: list[float] = (
-            NOTHING  # lists of its own where there are lines: these are kept long, and most accounts have few
-        )
-        self.marks: list[Any] = NOTHING
+        self.amounts = amounts
+        self.marks = marks
         self.ended = False
         self.refunded = False
         self.usage: Usage | None = None

@@ -340,10 +340,10 @@ def test_a_charge_leaves_its_room_among_the_lows() -> None:
     day.mirrored = True
     number = day.number(day.charge(4, NOW))
     assert day.number(day.charge(3, NOW + 1)) == number + 1 == day.charges
-    assert day.lows.after(number - 1) == 3
+    assert day.least_room(number) == 3
     day.charge(1, RESET + 10)
-    assert day.lows.after(number - 1) == 3
-    assert day.lows.after(number + 1) == 9
+    assert day.least_room(number) == 3
+    assert day.least_room(number + 2) == 9
 
 
 def test_a_resized_window_keeps_the_units_in_use() -> None:
