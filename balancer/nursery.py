@@ -122,7 +122,7 @@ class BalancerNursery:
         for account in config.accounts:
             self._add(account)
         self._dialects = self._spoken()
-        self._dispatcher.placer.pools = self._pools(config)
+        self._dispatcher.placer.use(self._pools(config), trio.current_time())
 
     def __repr__(self) -> str:
         return f"<BalancerNursery: {len(self._supervisors)} accounts, {self._in_flight()} in flight>"

@@ -112,7 +112,8 @@ class Dispatcher:
         max_waiting_per_tenant: int | None = None,
     ) -> None:
         """Place by these from now on."""
-        self.placer.pools, self.placer.selector, self.max_waiting = pools, selector, max_waiting
+        self.placer.use(pools, trio.current_time())
+        self.placer.selector, self.max_waiting = selector, max_waiting
         self.tenants.configure(tenants, max_waiting_per_tenant)
         self.ring()
 

@@ -88,14 +88,22 @@ class Placer:
     Args:
         selector: the choice among the accounts that can take a call.
         rng: for the selector.
-        pools: pool name -> its accounts, tier by tier. Replaced whole by `reconfigure`.
+        pools: pool name -> its accounts, tier by tier. Replaced whole by `use`.
     """
 
     selector: Selector
     rng: random.Random
     pools: Mapping[str, Tiers] = attrs.field(factory=dict[str, Tiers])
+    _limited: bool = attrs.field(default=False, init=False)
+    """Whether any account has shown a quota: without one there is nothing that a selector could learn."""
     _dear: dict[str, tuple[Demand, float]] = attrs.field(factory=dict[str, tuple[Demand, float]], init=False)
     """By pool the least demand that met a price lately, and when it did."""
+
+    def use(self, pools: Mapping[str, Tiers], now: float) -> None:
+        """Place on these from now on."""
+        self.pools = pools
+        accounts = [supervisor for tiers in pools.values() for tier in tiers for supervisor in tier]
+        self._limited = any(supervisor.snapshot(now).dimensions for supervisor in accounts)
 
     def try_place(self, ticket: Ticket, claims: Claims | None, now: float, crowded: bool = False) -> Lease | Hold | None:
         """Ask the accounts tier by tier; a tier is used when none before it can take the call now. Raises `SelectorFailed`.
@@ -119,6 +127,7 @@ class Placer:
                 snapshot = supervisor.snapshot(now)
                 snapshots.append(snapshot)
                 if snapshot.restricted:
+                    self._limited = self._limited or bool(snapshot.dimensions)
                     wanted = supervisor.demand(call, model) if estimated and snapshot.dimensions else demand
                     if snapshot.passed_over(model, wanted, now, cold):
                         continue
@@ -254,7 +263,7 @@ class Placer:
     @property
     def learns(self) -> bool:
         """Whether the selector is to be told of every ticket that comes."""
-        return learn_of(self.selector) is not None
+        return self._limited and learn_of(self.selector) is not None
 
     def learn(self, ticket: Ticket, now: float) -> None:
         """Tell the selector of a ticket that has come, where quotas are limited. Raises `SelectorFailed`."""
@@ -307,7 +316,7 @@ class Placer:
             if supervisor.earliest(model, supervisor.demand(ticket.call, model), now) < math.inf:
                 snapshot = supervisor.snapshot(now)
                 mean = snapshot.mean or 0.0
-                needed = min(needed, IN_TIME * mean, mean + DEVIATIONS * snapshot.deviation)
+                needed = min(needed, IN_TIME * mean, mean + DEVIATIONS * math.sqrt(snapshot.variance))
         return needed if needed < math.inf else 0.0
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:

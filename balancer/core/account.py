@@ -377,7 +377,7 @@ class AccountState:
             account.tags,
             self.load.peak,
             self.load.mean,
-            self.load.deviation,
+            self.load.variance,
             self.served,
             self.refused,
             self.failed,

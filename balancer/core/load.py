@@ -17,7 +17,7 @@ TAU = 10.0
 """Seconds after which a sample's weight has fallen to 1/e."""
 
 FOLLOWED = 0.1
-"""Weight of a sample in the deviation: by their age a few of an account that is seldom asked would tell nothing of it."""
+"""Weight of a sample in the variance: by their age a few of an account that is seldom asked would tell nothing of it."""
 
 
 @attrs.define(eq=False)
@@ -26,7 +26,8 @@ class Load:
 
     peak: float | None = attrs.field(default=None, init=False)
     mean: float | None = attrs.field(default=None, init=False)
-    _variance: float = attrs.field(default=0.0, init=False)
+    variance: float = attrs.field(default=0.0, init=False)
+    """Mean square of how far samples lay from the mean before them, in seconds squared; 0 without any."""
     _sampled_at: float = attrs.field(default=-math.inf, init=False)
 
     def sample(self, latency: float, now: float) -> None:
@@ -40,10 +41,5 @@ class Load:
             w = min(w, 0.9)
             off = latency - self.mean
             self.mean += (1.0 - w) * off
-            self._variance += FOLLOWED * (off * off - self._variance)
+            self.variance += FOLLOWED * (off * off - self.variance)
         self._sampled_at = now
-
-    @property
-    def deviation(self) -> float:
-        """Root mean square of how far samples lay from the mean before them, in seconds; 0 without any."""
-        return math.sqrt(self._variance)

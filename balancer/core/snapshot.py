@@ -37,7 +37,7 @@ class AccountSnapshot(NamedTuple):
         dimensions: its quota, one view per rate.
         provider, tags: as configured.
         peak, mean: latency estimates in seconds to the first byte; `None` without a sample.
-        deviation: of latencies from their mean, in seconds.
+        variance: of latencies, in seconds squared.
         served, refused, failed: attempts by how they ended, since the start.
         valid_until: trio time from which time alone has changed it.
         restricted: whether there is anything that could hold back a call (`passed_over`).
@@ -55,7 +55,7 @@ class AccountSnapshot(NamedTuple):
     tags: tuple[str, ...]
     peak: float | None
     mean: float | None
-    deviation: float
+    variance: float
     served: int
     refused: int
     failed: int

@@ -33,11 +33,17 @@ class LeastPressure:
 
     _prices: Prices = attrs.field(factory=Prices, init=False)
 
-    def __call__(
-        self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
-    ) -> AccountSnapshot:
+    @staticmethod
+    def __call__(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
         """The choice; ties by `rng`."""
-        return under_least_pressure(candidates, demand, now, rng)
+        if len(candidates) == 1:
+            return candidates[0]
+        costs: list[float] = []
+        for candidate in candidates:  # one loop for all that is asked where nothing is limited: this is the hot path
+            if candidate.dimensions or (latency := candidate.mean) is None:
+                return _of_cold(candidates, demand, now, rng)
+            costs.append(latency * (candidate.in_flight + 1) / (candidate.weight or 1.0))
+        return least(candidates, costs, rng)
 
     def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
         """Seconds that the call had better wait for another account; 0 where the account has room to spare."""
@@ -48,18 +54,8 @@ class LeastPressure:
         return self._prices.learn(accounts, demand, now)
 
 
-def under_least_pressure(
-    candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
-) -> AccountSnapshot:
-    """The candidate under the least pressure, ties by `rng`."""
-    if len(candidates) == 1:
-        return candidates[0]
-    costs: list[float] = []
-    for candidate in candidates:  # one loop for all that is asked where nothing is limited: this is the hot path
-        if candidate.dimensions or (latency := candidate.mean) is None:
-            return _of_cold(candidates, demand, now, rng)
-        costs.append(latency * (candidate.in_flight + 1) / (candidate.weight or 1.0))
-    return least(candidates, costs, rng)
+under_least_pressure = LeastPressure.__call__
+"""The choice alone."""
 
 
 def _of_cold(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
