@@ -44,6 +44,9 @@ DOUBLING = 4
 PROVEN = 1.1
 """How far an estimate may exceed what was admitted in the time of one climb."""
 
+SAME_WAIT = 0.01
+"""Share by which waits that are said of two closures may differ and still be one that is said of any."""
+
 ROUNDED_UP = 1.0
 """Seconds by which a refusal may state too late a time, since mostly it is a whole number of them; in the mean half of it."""
 
@@ -105,6 +108,10 @@ class CubicBucket:
     """When an attempt passed that ended the cuts before."""
     _met_at: float = attrs.field(init=False, default=math.inf)
     """The rate that met it."""
+    _wait: float = attrs.field(init=False, default=0.0)
+    """Seconds after which to try again, as the refusal that closed it last said."""
+    _constant: bool = attrs.field(init=False, default=False)
+    """Whether the one before said the same: then it is no news of this limit."""
     _estimate: float = attrs.field(init=False, default=math.inf)
     """Units per second at which the curve is flat: CUBIC's W_max."""
     _start: float = attrs.field(init=False, default=BETA)
@@ -214,7 +221,9 @@ class CubicBucket:
         """The provider refused an attempt over this limit; `until`: when to try again, if it says so."""
         mark.refused = True
         self._refused += mark.amount
-        if until is not None:
+        if until is not None and until > now and not self._cuts:
+            self._constant, self._wait = abs(until - now - self._wait) <= SAME_WAIT * self._wait, until - now
+        if until is not None and not self._constant:
             self._closed_until = max(self._closed_until, until - ROUNDED_UP)
         if mark.at < self._cut_at:
             return
@@ -224,7 +233,8 @@ class CubicBucket:
             self._full_at = now
         rate = 1.0 / self._unit
         if until is not None and until > now:
-            self._refused += min(0.5 * ROUNDED_UP, until - now) * rate  # could have been sent meanwhile
+            lost_for = until - now if self._constant else min(0.5 * ROUNDED_UP, until - now)
+            self._refused += lost_for * rate  # could have been sent meanwhile
         if not self._cuts:
             self._closed_at, self._met_at = now, rate
         self._cuts += 1

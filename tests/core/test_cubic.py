@@ -221,6 +221,16 @@ def test_a_stated_pause_is_no_news_of_the_pace(kind, limit) -> None:
     assert use >= 0.9
 
 
+@pytest.mark.parametrize("kind", ["full bucket", "sliding", "fixed"])
+def test_a_pause_that_is_always_said_to_be_as_long_does_not_halve_the_pace(kind, monkeypatch) -> None:
+    """A minute, whatever would do: each refusal costs as much as sixty calls, so that they become few."""
+    for truth in (TrueBucket, TrueSliding, TrueFixed):
+        monkeypatch.setattr(truth, "wait", lambda self, amount, now: 60.0)
+    total, use = learned(kind, 60, 60.0, charged=False, stated=True)
+    assert total.refused < 0.01
+    assert use >= 0.75
+
+
 def halved(truth):
     truth.limit /= 2
 
