@@ -16,21 +16,18 @@ from typing import Any
 import attrs
 
 from balancer.core.calendar import APART, LENGTHS, CalendarWindow, Period, load_zone, next_start
-from balancer.core.call import DIMENSIONS, Demand, Usage
-from balancer.core.cubic import CubicBucket
+from balancer.core.call import Demand, Usage
 from balancer.core.dimension import DimensionSnapshot
-from balancer.core.learned import MOST_LEARNED, MOST_MODELS, Learned, LearnedLimits
+from balancer.core.history import REMEMBERED, WRONG, History, is_known
+from balancer.core.learned import MOST_MODELS, Learned, LearnedLimits
 from balancer.core.learning import LONGEST
 from balancer.core.limits import NO_PRESETS, Limits, Presets
 from balancer.core.line import ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
+from balancer.core.paces import Paces
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
 from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import NOTHING, Reservation
-from balancer.core.suspect import Suspect
-
-REMEMBERED = 256
-"""Ended reservations to seed a rate with that appears later, and entries of a learned rate to bring back."""
 
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
@@ -40,12 +37,6 @@ SURPRISES = 8
 
 NAMES: Mapping[float, Period] = {length: name for name, length in LENGTHS.items()}
 """Of the civil periods, by their nominal length."""
-
-REFUSALS = "refusals"
-"""The name of a rate that is learned from refusals alone."""
-
-WRONG = 2.0
-"""By which factor an estimate may be too small, or too large."""
 
 CALMED = 0.99
 """What a served answer leaves of a margin."""
@@ -72,8 +63,8 @@ class Ledger:
     _by_model: dict[str | None, tuple[Line, ...]] | None
     """The lines of each model; `None` while all have the same."""
     _learned: LearnedLimits
-    _paces: tuple[Line, ...]
-    _suspects: dict[str | None, Suspect]
+    _history: History
+    _paces: Paces
     _open: dict[Reservation, None]
     _recent: deque[Reservation]
     _presets: Presets
@@ -97,9 +88,9 @@ class Ledger:
         self._presets = presets
         self._own = tuple(lines_of(limits, self._presets, anchor))
         self._shared = tuple(shared)
-        self._learned, self._paces, self._suspects = LearnedLimits(), (), {}
-        self._open = {}
-        self._recent = deque(maxlen=REMEMBERED)
+        self._learned, self._history = LearnedLimits(), History()
+        self._paces = Paces(self._history, self._arrange)
+        self._open, self._recent = self._history.open, self._history.recent
         self._arrange()
 
     # -- asking -----------------------------------------------------------------------------------------------------------
@@ -218,7 +209,7 @@ class Ledger:
         """End a reservation that the provider refused: what it counts all the same stays charged. Further ends change nothing."""
         if self._ends_refunded(reservation):
             for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
-                if line.failed_charged or line in self._paces:  # a pace is of what is sent
+                if line.failed_charged or line in self._paces.lines:  # a pace is of what is sent
                     line.end(amount, mark, reservation.demand, None, now)
                 else:
                     line.undo(amount, mark)
@@ -267,9 +258,8 @@ class Ledger:
 
     def served(self, reservation: Reservation, now: float) -> None:
         """The provider let `reservation` through: margins narrow, paces rise."""
-        for line in self._paces:
-            if (mark := reservation.sent(line).mark) is not None:
-                pace_of(line).passed(mark, now)
+        if self._paces.lines:
+            self._paces.passed(reservation, now)
         if self._narrowing:
             self._narrowing = False
             for line in self._lines:
@@ -304,7 +294,7 @@ class Ledger:
         lines = [
             line
             for line in self._lines_for(reservation.model)
-            if line.demanded(reservation.demand) and dimension in (None, line.dimension) and line not in self._paces
+            if line.demanded(reservation.demand) and dimension in (None, line.dimension) and line not in self._paces.lines
         ]
         told = named(lines, seen, reservation)
         missed = at_boundary(told or lines, reservation, now)
@@ -315,13 +305,13 @@ class Ledger:
         if dimension is None and not (waits and about and len({line.dimension for line in lines}) == 1):
             if missed or (lines and waits):
                 return False
-            return self._pace(reservation, self._suspected(reservation, now), until, now)
+            about = []
         if not about:
-            return self._pace(reservation, dimension or self._suspected(reservation, now), until, now)
+            return self._paces.refused(reservation, dimension, until, now)
         for line in shortest(about):
             line.refused(reservation.sent(line), now if until is None else until, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
-                self._pace(reservation, line.dimension, until, now)
+                self._paces.refused(reservation, line.dimension, until, now)
         return True
 
     def _widen(self, line: Line) -> None:
@@ -330,62 +320,6 @@ class Ledger:
             line.counter.margin = min(MOST_MARGIN, 2 * line.counter.margin)
             line.least_margin = WARNED * line.counter.margin
             self._narrowing = True
-
-    def _suspected(self, reservation: Reservation, now: float) -> str:
-        """The dimension that a refusal is about which names none; the pace of the one that was suspected before goes on as its."""
-        model = reservation.model
-        suspect = self._suspects.get(model)
-        if suspect is None:
-            if len(self._suspects) >= MOST_MODELS:
-                self._suspects.clear()
-            suspect = self._suspects[model] = Suspect()
-        before = suspect.dimension
-        old = self._pace_in(before, model)
-        if old is not None and pace_of(old).closed:  # the same news
-            return before
-        others = [each for each in (*self._recent, *self._open) if each.model == model]
-        sent = [(each.at, each.demand.tokens) for each in others]
-        dimension = suspect.refused(reservation.demand.tokens, reservation.at, sent, now)
-        if dimension != before and old is not None and self._pace_in(dimension, model) is None:
-            self._exchange(old, dimension, others)
-        return dimension
-
-    def _exchange(self, old: Line, dimension: str, sent: Sequence[Reservation]) -> None:
-        """A pace goes on in units of another dimension, of which `sent` shows how many go to one of its own."""
-        ours, theirs = sum(old.demanded(each.demand) for each in sent), sum(getattr(each.demand, dimension) for each in sent)
-        if not ours or not theirs:
-            return
-        counter = copy(pace_of(old))
-        counter.change_units(theirs / ours)
-        line = Line(dimension, REFUSALS, counter, learned=True, models=old.models)
-        self._paces = tuple(line if each is old else each for each in self._paces)
-        for reservation in self._open:
-            if line.covers(reservation.model):
-                _book(line, reservation)
-        self._arrange()
-
-    def _pace_in(self, dimension: str, model: str | None) -> Line | None:
-        """The pace that refusals have taught of a dimension, for one model."""
-        models = frozenset((model,))
-        return next((line for line in self._paces if (line.dimension, line.models) == (dimension, models)), None)
-
-    def _pace(self, reservation: Reservation, dimension: str, until: float | None, now: float) -> bool:
-        """Learn a rate from a refusal, for its model alone; returns whether there is one."""
-        line = self._pace_in(dimension, reservation.model)
-        if line is None:
-            if dimension not in DIMENSIONS or not any(ended.model == reservation.model for ended in self._recent):
-                return False  # nothing has been admitted that a first estimate could be made from
-            line = Line(dimension, REFUSALS, CubicBucket(), learned=True, models=frozenset((reservation.model,)))
-            self._paces = (*self._paces, line)[-MOST_LEARNED:]
-            self._arrange()
-            self._seed(line, now)
-        amount = line.demanded(reservation.demand)
-        if not amount:
-            return False
-        pace = pace_of(line)
-        mark = reservation.sent(line).mark  # of the refusal that began it there is none: it has ended
-        pace.refused(pace.charge(amount, reservation.at) if mark is None else mark, now, until)
-        return True
 
     # -- settings ---------------------------------------------------------------------------------------------------------
 
@@ -406,7 +340,7 @@ class Ledger:
 
     def _arrange(self) -> None:
         """The lines as they are now, and which of them each model has."""
-        self._lines = (*self._own, *self._shared, *self._learned.lines(), *self._paces)
+        self._lines = (*self._own, *self._shared, *self._learned.lines(), *self._paces.lines)
         split = any(line.models is not None or line.other_models for line in self._lines)
         self._by_model = {} if split else None
         self._narrowing = True
@@ -430,23 +364,13 @@ class Ledger:
         """The line that counts on for `before` under new terms: the same one where it can be resized."""
         if before is not None and before.take_over(line, now):
             return before
-        self._seed(line, now)
+        self._history.charge(line)
         if before is not None:
             used = min(before.counter.burst - room(before.counter, now), line.counter.burst)
             missing = used - (line.counter.burst - room(line.counter, now))
             if missing > 0.0:
                 line.counter.charge(missing, now)
         return line
-
-    def _seed(self, line: Line, now: float) -> None:
-        """Charge a new line with what was sent before it appeared."""
-        for reservation in sorted((*self._recent, *self._open), key=lambda reservation: reservation.at):
-            if not line.covers(reservation.model):
-                continue
-            if reservation.ended:
-                line.charge_past(reservation.demand, reservation.usage, reservation.at)
-            else:
-                _book(line, reservation)
 
     # -- limits that answers show -------------------------------------------------------------------------------------------
 
@@ -480,13 +404,15 @@ class Ledger:
             self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
             used, reset_after = learning.limit - remaining, seen.reset_after
             if reset_after is not None and 0 <= reset_after <= LONGEST:
-                ours = math.inf if learning.samples else self._ours(seen.dimension)
+                ours = math.inf if learning.samples else self._history.ours(seen.dimension)
                 if seen.dimension in ESTIMATED:
                     ours *= WRONG
                 oldest_for = (
-                    self._oldest_for(seen.dimension, used, reservation, now) if learning.samples < AGED_SAMPLES else math.inf
+                    self._history.oldest_for(seen.dimension, used, reservation, now)
+                    if learning.samples < AGED_SAMPLES
+                    else math.inf
                 )
-                counted = self._counted(seen.dimension, reservation, now)
+                counted = self._history.counted(seen.dimension, reservation, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
         return (groups, learned), self._draw_line(groups, learned, seen, now)
 
@@ -538,12 +464,14 @@ class Ledger:
         if len(learned.models) > 1 and learned.sure:
             contradicts = line.contradicted(seen, remaining, reservation.sent(line), now)
             if learned.refuted(model, contradicts, now) and (own := self._learned.split(groups, learned, model)):
-                flying = self._taken({model}, line.dimension, reservation.at, flying=True) - reservation.taken(line.dimension)
+                flying = self._history.taken({model}, line.dimension, reservation.at, flying=True) - reservation.taken(
+                    line.dimension
+                )
                 self._part(groups, learned, line, room(line.counter, now), now)
                 return self._part(groups, own, line, remaining - flying, now)
         if len(groups) == 1 or not learned.due(now) or not (alike := self._learned.alike(groups, learned)):
             return line
-        taken_by = [self._taken(other.models, line.dimension, learned.since) for other in alike]
+        taken_by = [self._history.taken(other.models, line.dimension, learned.since) for other in alike]
         taken = max(taken_by)
         other = alike[taken_by.index(taken)]
         refused = reservation.refunded and remaining < line.demanded(reservation.demand)
@@ -567,16 +495,8 @@ class Ledger:
         """Charge a new line of a learned rate with what was sent before. That may not explain that there is no more room than for `most`
         units, since it is not remembered for ever: then somebody else is charged, until answers show more."""
         line.counter.mirrored = True
-        self._seed(line, now)
+        self._history.charge(line)
         line.lower_to(most, now)
-
-    def _taken(self, models: set[str | None], dimension: str, since: float, *, flying: bool = False) -> float:
-        """Units that these models took of what is remembered and was sent at `since` or later, or, if `flying`, is in flight."""
-        return sum(
-            sent.taken(dimension)
-            for sent in (*self._recent, *self._open)
-            if sent.model in models and (sent.at >= since or (flying and not sent.ended))
-        )
 
     def _learn_burst(
         self,
@@ -592,43 +512,10 @@ class Ledger:
         learning.show(remaining)
         amount = reservation.taken(dimension)
         refused = reservation.refunded and remaining < amount
-        if (not reservation.refunded or (refused and refused_for)) and self._known(reservation, dimension):
+        if (not reservation.refunded or (refused and refused_for)) and is_known(reservation, dimension):
             learning.show(amount)
         if refused and refused_for and line is not None and room(line.counter, now) >= amount:
             learning.refused(amount, remaining + line.ours(now))
-
-    def _known(self, reservation: Reservation, dimension: str) -> bool:
-        """Whether what it takes is no estimate."""
-        return reservation.usage is not None or dimension not in ESTIMATED
-
-    def _counted(self, dimension: str, reservation: Reservation, now: float) -> tuple[float, float]:
-        """Units that the provider had surely counted when it wrote the answer, and seconds since these were sent."""
-        last: Reservation | None = reservation
-        if reservation.refunded:
-            before = [sent for sent in (*self._recent, *self._open) if sent.model == reservation.model]
-            last = max(before, key=lambda sent: sent.at, default=None)
-        if last is None:
-            return 0.0, 0.0
-        return self._at_least(last, dimension), now - last.at
-
-    def _at_least(self, sent: Reservation, dimension: str) -> float:
-        """Units that it has taken, or takes, even where that is estimated."""
-        return sent.taken(dimension) / (1.0 if self._known(sent, dimension) else WRONG)
-
-    def _oldest_for(self, dimension: str, used: float, reservation: Reservation, now: float) -> float:
-        """Seconds since the oldest charge was sent that the provider can hold; `inf` if ours do not explain `used`."""
-        if self._ours(dimension) < used:
-            return math.inf
-        counted = [*self._recent] if reservation.ended else [*self._recent, reservation]
-        for sent in sorted(counted, key=lambda sent: sent.at, reverse=True):
-            used -= self._at_least(sent, dimension)
-            if used <= 0.0:  # what was counted last is held longest
-                return now - sent.at
-        return now - min(sent.at for sent in (*counted, *self._open))
-
-    def _ours(self, dimension: str) -> float:
-        """Units that those took which are remembered, or are in flight."""
-        return sum(reservation.taken(dimension) for reservation in (*self._recent, *self._open))
 
 
 def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:
@@ -642,20 +529,6 @@ def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> I
 
 def _form(counter: Counter) -> tuple[object, ...]:
     return type(counter), counter.limit, counter.period, counter.burst
-
-
-def _book(line: Line, reservation: Reservation) -> None:
-    """Charge a new line with an attempt in flight."""
-    amount = line.demanded(reservation.demand)
-    reservation.lines = (*reservation.lines, line)
-    reservation.amounts = [*reservation.amounts, amount]
-    reservation.marks = [*reservation.marks, line.book(amount, reservation.at) if amount else None]
-
-
-def pace_of(line: Line) -> CubicBucket:
-    """The counter of a line that refusals have taught."""
-    assert isinstance(line.counter, CubicBucket)
-    return line.counter
 
 
 def _same(old: Line, new: Line) -> bool:
