@@ -279,8 +279,7 @@ class Placer:
             fit = [
                 snapshot.of_model(model)
                 for supervisor, snapshot in zip(tier, snapshots, strict=True)
-                if self._may_use(supervisor, ticket)
-                and supervisor.earliest(model, supervisor.demand(call, model), now) < math.inf
+                if self._may_use(supervisor, ticket) and snapshot.ever_takes(model, supervisor.demand(call, model))
             ]
             try:
                 if fit and learn(fit, call.demand, now):

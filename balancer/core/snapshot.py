@@ -114,6 +114,16 @@ class AccountSnapshot(NamedTuple):
                 return f"no room in {view.dimension}"
         return ""
 
+    def ever_takes(self, model: str | None, demand: Demand) -> bool:
+        """Whether the account could take such a call, now or later: nothing forbids it for good."""
+        for pause in self.pauses:
+            if pause.until == math.inf and pause_covers(pause, model, demand):
+                return False
+        for view in self.dimensions:
+            if getattr(demand, view.dimension) > view.burst and not view.learned and view.covers(model):
+                return False
+        return True
+
     def of_model(self, model: str | None) -> AccountSnapshot:
         """With those rates alone that calls for `model` count against."""
         dimensions = self.dimensions

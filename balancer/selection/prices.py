@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import attrs
 
@@ -37,6 +38,9 @@ REMEMBERED = 256
 
 REPLAYED = 32
 """Accounts that are weighed for remembered calls when a new one comes: for 8 calls where 4 accounts could take each."""
+
+FREE = 0.1
+"""Calls that a call may cost everywhere without any being routed anew: where little is scarce, how prices swing moves nobody."""
 
 MOST_RATES = 4096
 """Rates whose prices are remembered: of limits that are learned, names and periods change."""
@@ -69,13 +73,21 @@ class Rate:
         return max(0.0, self.price - STEP * (now - self.at) / self.period) if self.price else 0.0
 
 
-@attrs.frozen(eq=False)
-class Option:
+class Option(NamedTuple):
     """An account that could take a call: of each rate what the call takes, in typical demands and as a share of the limit."""
 
     shares: float
     weight: float
     takes: Sequence[tuple[Rate, float, float]]
+
+    def cost(self, now: float) -> float:
+        """What the call takes of the account, in calls; its rates' prices are as of `now` then."""
+        cost = 0.0
+        for rate, load, _ in self.takes:
+            if rate.at != now:
+                rate.price, rate.at = rate.now(now), now
+            cost += rate.price * load
+        return cost
 
 
 _Key = tuple[str, str, float, frozenset["str | None"] | None]
@@ -138,7 +150,9 @@ class Prices:
             self._rates.clear()
             self._past.clear()
         options = [self._option(account, demand, now) for account in accounts]
-        past, again = self._past, min(len(self._past), REPLAYED // len(options))
+        past, again = self._past, 0
+        if any(option.cost(now) > FREE for option in options):
+            again = min(len(past), REPLAYED // len(options))
         step = STEP / (1 + again)
         worth = _take(options, step, now)
         for _ in range(again):
@@ -175,11 +189,7 @@ def _take(options: Sequence[Option], step: float, now: float) -> bool:
     """Route a call on paper: its account's prices rise by its share of each limit. Returns whether an account is worth it."""
     best, least = None, math.inf
     for option in options:
-        cost = 0.0
-        for rate, load, _ in option.takes:
-            if rate.at != now:
-                rate.price, rate.at = rate.now(now), now
-            cost += rate.price * load
+        cost = option.cost(now)
         if cost < 1.0 and (total := (cost + LEAST_WORTH * option.shares) / option.weight) < least:
             best, least = option, total
     if best is None:

@@ -39,6 +39,20 @@ def test_an_idle_account_takes_any_call():
     assert (snapshot.state, snapshot.reason, snapshot.until, snapshot.valid_until) == ("healthy", "", math.inf, math.inf)
 
 
+def test_what_an_account_could_ever_take():
+    """What fits its whole quota, unless something forbids it for good; a limit that was learned may be wrong."""
+    snapshot = view(limits={"tokens_per_minute": 100})
+    assert snapshot.ever_takes("m", Demand(100))
+    assert not snapshot.ever_takes("m", Demand(101))
+    assert snapshot._replace(dimensions=tuple(one._replace(learned=True) for one in snapshot.dimensions)).ever_takes(
+        "m", Demand(101)
+    )
+    for until, takes in ((5.0, True), (math.inf, False)):
+        paused = snapshot._replace(pauses=(Pause(until, "model missing", "m"),))
+        assert paused.ever_takes("m", Demand(1)) == takes
+        assert paused.ever_takes("n", Demand(1))
+
+
 def test_reasons():
     """Each by its own words; the first that holds is given."""
     snapshot = view(models=["m"], limits={"requests_per_minute": 2, "tokens_per_minute": 100, "concurrency": 2})
