@@ -39,7 +39,7 @@ REMEMBERED = 256
 REPLAYED = 32
 """Accounts that are weighed for remembered calls when a new one comes: for 8 calls where 4 accounts could take each."""
 
-FREE = 0.1
+FREE = 0.02
 """Calls that a call may cost everywhere without any being routed anew: where little is scarce, how prices swing moves nobody."""
 
 MOST_RATES = 4096
