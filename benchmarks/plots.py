@@ -181,12 +181,12 @@ def draw(panels: Iterable[tuple[Pool, dict[str, list[Point]]]], folder: Path) ->
 def _panel(axes: Any, what: str, curves: dict[str, list[Point]]) -> dict[str, Any]:
     """One set of curves; returns a line by what it stands for."""
     handles: dict[str, Any] = {}
-    most = 0.0
+    most, highest = 0.0, 1.0  # above 1 lies what buckets held at the start
     for place, (rule, points) in enumerate(curves.items()):
         shares = sorted(
             (point.large_came, point.large) if what == "large calls" else (point.load, point.used) for point in points
         )
-        most = max(most, *(load for load, _ in shares))
+        most, highest = max(most, *(load for load, _ in shares)), max(highest, *(used for _, used in shares))
         (handles[rule],) = axes.plot(
             [load for load, _ in shares],
             [100.0 * used for _, used in shares],
@@ -202,6 +202,6 @@ def _panel(axes: Any, what: str, curves: dict[str, list[Point]]) -> dict[str, An
     axes.set_xlabel(f"offered {what} (multiples of what the quota allows)")
     axes.set_ylabel(f"admitted {what} (% of what the quota allows)")
     axes.set_xlim(0.0, most)
-    axes.set_ylim(0.0, 108.0)
+    axes.set_ylim(0.0, 108.0 * highest)
     axes.grid(alpha=0.3)
     return handles
