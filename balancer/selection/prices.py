@@ -49,7 +49,10 @@ KEPT_FROM = 0.5
 """Share of a bucket in use from which on what it still holds is kept for who needs it most, where that has cost nothing so far."""
 
 HOT = 0.84
-"""The same of a window, whatever it has cost: what it has left at its end is lost."""
+"""The same of a window: what it has left at its end is lost."""
+
+DEAR = 0.7
+"""How much of that it is where a call costs as much as it is worth: more of a window is kept for those that have no other place."""
 
 AHEAD = 1.0 / 12.0
 """Of its period, how far the use of a window may be ahead of an even pace since its oldest charge before the rest is kept: 5 s of a
@@ -210,8 +213,8 @@ def weighed(cost: float, account: AccountSnapshot, demand: Demand) -> float:
 def is_kept(view: DimensionSnapshot, amount: float, cost: float, now: float) -> bool:
     """Whether what is left of a rate is kept for who needs it most, by what may be in use when `amount` is taken.
 
-    Of a bucket the more the dearer it is: from the first unit on where a call costs as much as it is worth. Of a window by its pace:
-    what is taken of it comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at its end.
+    Of a bucket from the first unit on, if it costs anything. Of a window by its pace, and the more the dearer it is: what is taken of it
+    comes back only a period later, all at once, so that what is taken ahead of an even pace is missed at its end.
 
     Args:
         view: the rate.
@@ -221,7 +224,7 @@ def is_kept(view: DimensionSnapshot, amount: float, cost: float, now: float) -> 
     """
     most = view.burst - amount
     if view.valid_until < math.inf:
-        most *= HOT * min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period)
+        most *= HOT * min(1.0, AHEAD + 1.0 - (view.valid_until - now) / view.period) * (1.0 - (1.0 - DEAR) * min(1.0, cost))
     else:
         most *= 0.0 if cost else KEPT_FROM
     return view.used(now) > most

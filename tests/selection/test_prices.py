@@ -148,7 +148,10 @@ def test_a_bucket_is_kept_from_half_of_what_the_call_leaves_or_where_it_costs_so
 def test_a_window_is_kept_ahead_of_an_even_pace():
     """A third of what the call leaves is little at its begin, half of a minute later it is what half a minute may take."""
     view = account("a", used=Demand(3000), window="sliding", tokens_per_minute=10_000).dimensions[0]
-    assert [is_kept(view, 1000, 1.0, now) for now in (0.0, 10.0, 20.0, 30.0, 60.0)] == [True, True, False, False, False]
+    assert [is_kept(view, 1000, 0.0, now) for now in (0.0, 10.0, 20.0, 30.0, 60.0)] == [True, True, False, False, False]
+    assert [is_kept(view, 1000, 1.0, now) for now in (0.0, 10.0, 20.0, 30.0, 60.0)] == [True, True, True, False, False], (
+        "dearer"
+    )
     full = account("a", used=Demand(9000), window="sliding", tokens_per_minute=10_000).dimensions[0]
     assert is_kept(full, 100, 0.0, 60.0)
     assert not is_kept(account("a", window="sliding", tokens_per_minute=10_000).dimensions[0], 2000, 1.0, 0.0)
