@@ -91,6 +91,12 @@ class Lease:
             raise TypeError("a lease is told a Usage")
         self.usage = usage
 
+    def connecting(self) -> None:
+        """A connection has to be made first."""
+        self.unsent = True
+        if not self.settled:
+            self._supervisor.connecting(self)
+
     def written(self) -> None:
         """The first byte of the request goes out only now, after a connection had to be made."""
         self.unsent = False

@@ -146,6 +146,10 @@ class Supervisor:
 
     # -- told by leases, synchronously ----------------------------------------------------------------------------------
 
+    def connecting(self, lease: Lease) -> None:
+        """The attempt waits for a connection."""
+        self._state.connecting(lease.admission)
+
     def written(self, lease: Lease) -> None:
         """The attempt's first byte goes out only now."""
         self._state.written(lease.admission, trio.current_time())

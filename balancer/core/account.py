@@ -179,6 +179,11 @@ class AccountState:
                 at = max(at, pause.until)
         return at
 
+    def connecting(self, admission: Admission) -> None:
+        """The request waits for a connection."""
+        self.ledger.connecting(admission.reservation)
+        self._snapshot = None
+
     def written(self, admission: Admission, now: float) -> None:
         """The first byte of the request is written only now: the provider's windows count from here."""
         self.ledger.restamp(admission.reservation, now)

@@ -115,6 +115,7 @@ class CalendarWindow:
     period: float = attrs.field(init=False)
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
+    unsent: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     _start: float = attrs.field(init=False)
@@ -183,7 +184,7 @@ class CalendarWindow:
         """What was charged has turned out to be `amount` more: of the window in which that is known, since nothing is lost by it."""
         self.charge(amount, now)
 
-    def moved(self, at: float, now: float) -> None:
+    def moved(self, now: float) -> None:
         """Every charge is made on its own."""
 
     def number(self, mark: Mark) -> int:

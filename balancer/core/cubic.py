@@ -87,6 +87,7 @@ class CubicBucket:
     """None: a pace knows no boundary."""
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
+    unsent: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
     limit: float = attrs.field(init=False, default=math.inf)
     period: float = attrs.field(init=False, default=60.0)
@@ -156,7 +157,7 @@ class CubicBucket:
         full_at = max(self._full_at, now) + before * self._unit
         return max(now, full_at + min(0.0, amount - self._largest) * self._unit)
 
-    def moved(self, at: float, now: float) -> None:
+    def moved(self, now: float) -> None:
         """The pace goes on."""
 
     def number(self, mark: Sent) -> int:

@@ -172,14 +172,31 @@ class Ledger:
         self._open[reservation] = None
         return reservation
 
+    def connecting(self, reservation: Reservation) -> None:
+        """The request waits for a connection, and is written only then."""
+        if not (reservation.ended or reservation.connecting):
+            reservation.connecting = True
+            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+                line.connecting(amount, mark)
+
+    def _connected(self, reservation: Reservation) -> None:
+        """Or the attempt has ended while it waited."""
+        reservation.connecting = False
+        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            line.connecting(-amount, mark)
+
     def restamp(self, reservation: Reservation, now: float) -> None:
         """The request's first byte was written only now: rates count it from here."""
-        if reservation.ended or reservation.at == now:
+        if reservation.ended:
             return
-        at, reservation.at = reservation.at, now
+        if reservation.connecting:
+            self._connected(reservation)
+        if reservation.at == now:
+            return
+        reservation.at = now
         marks = reservation.marks
         for place, (line, amount) in enumerate(zip(reservation.lines, reservation.amounts, strict=True)):
-            marks[place] = line.rebook(amount, marks[place], at, now)
+            marks[place] = line.rebook(amount, marks[place], now)
 
     def counted_by(self, reservation: Reservation, now: float) -> None:
         """The answer has begun, so the provider has counted the request between its first byte out and now."""
@@ -194,6 +211,8 @@ class Ledger:
         if reservation.ended:
             return
         reservation.ended, reservation.usage = True, usage
+        if reservation.connecting:
+            self._connected(reservation)
         del self._open[reservation]
         self._recent.append(reservation)
         for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
@@ -218,6 +237,8 @@ class Ledger:
         if reservation.ended:
             return False
         reservation.ended = reservation.refunded = True
+        if reservation.connecting:
+            self._connected(reservation)
         del self._open[reservation]
         return True
 

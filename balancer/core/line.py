@@ -282,12 +282,17 @@ class Line:
             if mark is not HELD:
                 self.counter.take_back(mark, amount)
 
-    def rebook(self, amount: float, mark: Any, at: float, now: float) -> Any:
-        """It was booked at `at` and is sent only now; returns its mark from now on."""
+    def connecting(self, amount: float, mark: Any) -> None:
+        """Its request waits for a connection; of a negative `amount`: not any more."""
+        if mark is not None and mark is not HELD:
+            self.counter.unsent += amount
+
+    def rebook(self, amount: float, mark: Any, now: float) -> Any:
+        """Its request is written only now; returns its mark from now on."""
         if mark is None or mark is HELD:
             return mark
         self.undo(amount, mark)
-        self.counter.moved(at, now)
+        self.counter.moved(now)
         return self.book(amount, now)
 
     def answered(self, amount: float, mark: Any, at: float, now: float) -> Any:

@@ -111,6 +111,8 @@ class Counter(Protocol):
     """Charges made so far: the number of the last one."""
     open: float
     """Units charged that may still be taken back: those of attempts that have not ended, and those that evidence called for."""
+    unsent: float
+    """Units charged for requests that wait for a connection: the provider cannot have counted them."""
     mirrored: bool
     """Whether answers show this rate, so that it is kept how much room each charge left."""
     grain: ClassVar[float]
@@ -141,8 +143,8 @@ class Counter(Protocol):
         """What was charged has turned out to be `amount` more."""
         ...
 
-    def moved(self, at: float, now: float) -> None:
-        """A charge that was made at `at`, and has been taken back, is made only now."""
+    def moved(self, now: float) -> None:
+        """A charge has been taken back, since its request is written only now."""
         ...
 
     def number(self, mark: Any) -> int:
@@ -194,6 +196,7 @@ class Bucket:
     margin: float = MARGIN
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
+    unsent: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     """After each charge, the negative of the seconds until it would be full: to divide them is left to who asks."""
@@ -202,6 +205,10 @@ class Bucket:
     _busy_since: float = attrs.field(init=False, default=0.0)
     _late_for: float = attrs.field(init=False)
     """The margin of this busy period: what is known better of its first charge."""
+    _brimmed_at: float = attrs.field(init=False, default=-math.inf)
+    """When a charge was last made that may have found the provider's bucket full."""
+    _brimmed_in: float = attrs.field(init=False, default=0.0)
+    """Seconds in which it would have been so by our count."""
     _found: Minima = attrs.field(init=False, factory=Minima)
     """The backlog, in units, that each charge found: what an earlier charge is still worth is bounded by every later one."""
 
@@ -213,6 +220,8 @@ class Bucket:
         """When `amount` fits: `now` if at once, `inf` if it is more than the whole bucket."""
         if amount > self.burst:
             return math.inf
+        if self.unsent:
+            return self.behind(0.0, amount, now)
         full_at, over = self._full_at, (amount - self.burst) * self._unit
         if full_at - self._busy_since + over <= SLACK:
             return now
@@ -220,23 +229,15 @@ class Bucket:
 
     def behind(self, before: float, amount: float, now: float) -> float:
         """When `amount`, which may ever fit, would fit if `before` were charged now."""
-        backlog, busy_since, late_for = self._full_at - now, self._busy_since, self._late_for
-        if backlog < self.margin:
-            if backlog + late_for <= 0.0:
-                busy_since, late_for = now, self.margin
-            backlog = max(0.0, backlog)
-            late_for = max(late_for, self.margin - backlog)
-        full_at, over = now + backlog + before * self._unit, (amount - self.burst) * self._unit
+        backlog, busy_since, late_for = self._found_at(now)
+        full_at, over = now + backlog + (self.unsent + before) * self._unit, (amount - self.burst) * self._unit
         return now if full_at - busy_since + over <= SLACK else max(now, full_at + late_for + over)
 
     def charge(self, amount: float, now: float) -> int:
         """Take `amount`, whether it fits or not; returns its mark."""
         backlog = self._full_at - now
-        if backlog < self.margin:
-            if backlog + self._late_for <= 0.0:
-                self._busy_since, self._late_for = now, self.margin
-            backlog = max(0.0, backlog)
-            self._late_for = max(self._late_for, self.margin - backlog)
+        if backlog < self.margin or self.unsent:
+            backlog = self._begin(now)
         unit = self._unit
         self._full_at = full_at = now + backlog + amount * unit
         self.charges = number = self.charges + 1
@@ -252,6 +253,24 @@ class Bucket:
             lows.last, lows.top = number, low
         return number
 
+    def _begin(self, now: float) -> float:
+        """A charge is made now that may find the provider's bucket full. Returns the backlog in seconds, with what waits for a
+        connection: all of that is still to come, and nothing of it refills meanwhile."""
+        backlog, self._busy_since, self._late_for = self._found_at(now)
+        if backlog < self.margin:
+            self._brimmed_at, self._brimmed_in = now, backlog
+        return backlog + self.unsent * self._unit
+
+    def _found_at(self, now: float) -> tuple[float, float, float]:
+        """What a charge made now would find of those whose requests have been written: their backlog in seconds, since when the bucket
+        is busy, and by how much later that may have begun."""
+        busy_since, late_for = self._busy_since, self._late_for
+        backlog = self._full_at - self.unsent * self._unit - now
+        if backlog + late_for <= 0.0:
+            busy_since, late_for = now, self.margin
+        backlog = max(0.0, backlog)
+        return backlog, busy_since, max(late_for, self.margin - backlog)
+
     def take_back(self, mark: int, amount: float) -> None:
         """Undo `amount` of a charge: worth no more than the least backlog that any later charge found."""
         if self._found.last <= mark:
@@ -266,12 +285,11 @@ class Bucket:
         """What was charged has turned out to be `amount` more: taken now, since a bucket that is full by then has refilled."""
         self.charge(amount, now)
 
-    def moved(self, at: float, now: float) -> None:
-        """A charge that was made at `at`, and has been taken back, is made only now. If it was of those that began a busy period that
-        begins now: until a request is written the provider's bucket is full."""
-        if at == self._busy_since:
-            self._full_at += now - at
+    def moved(self, now: float) -> None:
+        """A charge has been taken back, since its request is written only now. Without any other of its busy period, that begins now."""
+        if self._full_at - self.unsent * self._unit <= self._busy_since + SLACK:
             self._busy_since = now
+        self._full_at = now + self._begin(now)
 
     def number(self, mark: int) -> int:
         """The number of a charge."""
@@ -286,11 +304,11 @@ class Bucket:
         return True
 
     def answered(self, mark: int, amount: float, at: float, now: float) -> int:
-        """The charge made at `at` has been counted by `now`. It matters of the one that began a busy period: refill runs from when
-        that was counted. A longer wait than the margin is taken over where it costs little of a bucket's refill, which it does once
-        in a busy period; a shorter one while it is alone."""
-        if at == self._busy_since:
-            late_for = now - at
+        """The charge made at `at` has been counted by `now`. It matters of the last one that may have found the bucket full: refill runs
+        from when that was counted. A longer wait than the margin is taken over where it costs little of a bucket's refill; a shorter
+        one while it is alone."""
+        if at == self._brimmed_at:
+            late_for = now - at - self._brimmed_in
             if late_for > self._late_for:
                 if late_for <= PROMPT_RATIO * self.burst * self._unit:
                     self._late_for = late_for
@@ -300,7 +318,8 @@ class Bucket:
 
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`; refill needs no event, so it holds until the next charge."""
-        return (self._full_at - self._busy_since) / self._unit, self._full_at + self._late_for, math.inf
+        full_at = max(self._full_at, now + self.unsent * self._unit) if self.unsent else self._full_at
+        return (full_at - self._busy_since) / self._unit, full_at + self._late_for, math.inf
 
     def resize(self, limit: float, burst: float, now: float) -> None:
         """Another limit, the same units in use."""
@@ -336,6 +355,7 @@ class SlidingWindow:
     margin: float = MARGIN
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
+    unsent: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     """The negative of what was used after each charge."""
@@ -454,7 +474,7 @@ class SlidingWindow:
         if self.mirrored:
             self._lows.lower(mark[1] - 1, amount)
 
-    def moved(self, at: float, now: float) -> None:
+    def moved(self, now: float) -> None:
         """Every charge is made and leaves on its own."""
 
     def number(self, mark: Mark) -> int:

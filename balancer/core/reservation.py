@@ -19,13 +19,14 @@ class Reservation:
         demand: what was reserved.
         model: for which model.
         at: trio time from which it counts.
+        connecting: whether its request waits for a connection.
         ended: whether it has been settled or refunded.
         refunded: whether the provider did not count it.
         usage: what it really took, once settled and if known.
         lines, amounts, marks: the ledger's own: what was booked where.
     """
 
-    __slots__ = ("amounts", "at", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
+    __slots__ = ("amounts", "at", "connecting", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
 
     def __init__(
         self, demand: Demand, model: str | None, at: float, lines: Sequence[Line], amounts: list[float], marks: list[Any]
@@ -36,6 +37,7 @@ class Reservation:
         self.lines = lines
         self.amounts = amounts
         self.marks = marks
+        self.connecting = False
         self.ended = False
         self.refunded = False
         self.usage: Usage | None = None

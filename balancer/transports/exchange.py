@@ -182,6 +182,8 @@ class Exchange:
                         raise AttemptFailed(Withdrawn()) from None
                     lines.discard(line)
                     line = self._take(lease, lines, fresh=True)
+            else:
+                lease.connecting()
             return line, await line.send(
                 self.method, target, self._headers(lease, address, body), body, self.timeouts, lease.written
             )

@@ -20,6 +20,8 @@ from balancer.core.limits import Limits
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MARGIN
 from balancer.core.reservation import Reservation
+from balancer.testing.simulation import SimulatedLimit
+from balancer.testing.simulation.limits import find_overruns
 
 ONE = Demand()
 
@@ -99,6 +101,50 @@ def test_a_request_written_late_counts_from_then() -> None:
     ledger.settle(first, None, 1.0)
     ledger.restamp(first, 1.0)
     assert ledger.earliest(ONE, 1.0) == 2.5 + MARGIN
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    burst=st.integers(1, 12),
+    before=st.integers(1, 12),
+    connects=st.lists(st.sampled_from([0.0, 0.04, 0.09, 0.2, 0.5]), min_size=1, max_size=4),
+    later=st.sampled_from([0.0, 0.04]),
+    starts_at=st.floats(0.0, 1.2),
+    seed=st.integers(0, 1000),
+)
+def test_requests_that_wait_for_connections_are_never_too_many(
+    burst: int, before: int, connects: list[float], later: float, starts_at: float, seed: int
+) -> None:
+    """While none of them is written the provider's bucket is full, and what does not flow into it is not counted on: by the provider's
+    own count, which takes each between its first byte and some 20 ms later, there is room for every one."""
+    ledger, rng = Ledger(Limits(requests={"amount": 60, "burst": 12, "per": 6.0})), random.Random(seed)
+    due: list[tuple[float, Reservation]] = []
+    counted: list[float] = []
+
+    def write(reservation: Reservation, now: float, connected: bool) -> None:
+        if connected:
+            ledger.restamp(reservation, now)
+        counted.append(now + rng.uniform(0.0, 0.02))
+
+    for _ in range(min(before, burst)):
+        write(ledger.reserve(ONE, 0.0), 0.0, connected=False)
+    now, waiting = starts_at, burst + 20
+    while waiting or due:
+        while waiting and ledger.admits(ONE, now):
+            waiting -= 1
+            reservation = ledger.reserve(ONE, now)
+            connected_at = now + (connects[waiting % len(connects)] if waiting >= 20 else later)
+            if connected_at > now:
+                ledger.connecting(reservation)
+                due.append((connected_at, reservation))
+            else:
+                write(reservation, now, connected=False)
+        due.sort(key=lambda item: item[0])
+        fits_at = max(now + 1e-3, ledger.earliest(ONE, now)) if waiting else math.inf
+        now = min(fits_at, due[0][0] if due else math.inf)
+        while due and due[0][0] <= now:
+            write(due.pop(0)[1], now, connected=True)
+    assert not find_overruns(SimulatedLimit("requests", 60, 6.0, burst=12), [(at, 1.0) for at in sorted(counted)])
 
 
 def test_views_hold_until_the_next_change() -> None:

@@ -347,7 +347,9 @@ def test_a_busy_period_begins_when_its_first_request_is_written_and_is_known_to_
     marks = [book(bucket, 1, 0.0) for _ in range(60)]
     bucket.take_back(marks[0], 1)
     bucket.open -= 1
-    bucket.moved(0.0, 0.2)
+    bucket.unsent = 59
+    bucket.moved(0.2)
+    bucket.unsent = 0
     first = book(bucket, 1, 0.2)
     assert bucket.earliest(1, 0.5) == pytest.approx(1.2 + MARGIN)
     bucket.answered(first, 1, 0.2, 0.9)
@@ -356,6 +358,37 @@ def test_a_busy_period_begins_when_its_first_request_is_written_and_is_known_to_
     mark = book(late, 1, 0.0)
     late.answered(mark, 1, 0.0, 0.9)
     assert late.earliest(1, 0.9) == pytest.approx(1.0 + MARGIN)
+
+
+def test_a_request_that_may_have_found_the_bucket_full_again_tells_when_it_was_counted() -> None:
+    """What did not flow into it until then is waited for; of one that found it far from full nothing is concluded."""
+    bucket = Bucket(60, 60.0, 60)
+    book(bucket, 1, 0.0)
+    late = [book(bucket, 1, 0.99) for _ in range(59)]
+    assert bucket.earliest(1, 1.0) == pytest.approx(1.0 + MARGIN)
+    bucket.answered(late[0], 1, 0.99, 1.6)
+    assert bucket.earliest(1, 1.6) == pytest.approx(1.0 + 0.6)
+    other = Bucket(60, 60.0, 60)
+    book(other, 1, 0.0)
+    marks = [book(other, 1, 0.5) for _ in range(59)]
+    other.answered(marks[0], 1, 0.5, 1.1)
+    assert other.earliest(1, 1.0) == pytest.approx(1.0 + MARGIN)
+
+
+def test_what_waits_for_a_connection_does_not_refill() -> None:
+    """Two units that nobody has written yet are still to come, however long ago they were charged."""
+    bucket = Bucket(60, 60.0, 4)
+    first = book(bucket, 2, 0.0)
+    bucket.unsent = 2
+    assert bucket.earliest(2, 9.0) == 9.0 < bucket.earliest(3, 9.0)
+    assert room(bucket, 9.0) == pytest.approx(2, abs=MARGIN)
+    assert bucket.behind(2, 2, 9.0) == pytest.approx(11.0 + MARGIN)
+    book(bucket, 2, 9.0)
+    bucket.take_back(first, 2)
+    bucket.unsent = 0
+    bucket.moved(10.0)
+    book(bucket, 2, 10.0)
+    assert bucket.earliest(2, 10.0) == pytest.approx(11.0 + MARGIN)
 
 
 def test_a_charge_of_a_window_may_leave_at_a_stated_time() -> None:

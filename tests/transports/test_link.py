@@ -225,3 +225,29 @@ async def test_nothing_is_charged_for_what_was_not_sent():
                 with pytest.raises(httpx.LocalProtocolError):
                     await client.get("/x", headers={"x-a": "b\nc"})
             assert round(balancer.statistics().accounts["a"].room("requests", trio.current_time())) == 2
+
+
+async def test_what_waits_for_a_connection_keeps_its_room():
+    """A quota that refills in a tenth of a second is not counted on again before the request that has it is written."""
+
+    async def silent(_stream, _number):
+        await trio.sleep_forever()
+
+    limits = {"requests": {"amount": 60, "per": 6.0, "burst": 2}}
+    async with open_raw(silent) as address:
+        account = Account(name="a", base_url=address.base_url.replace("http:", "https:"), limits=limits)
+
+        def used(balancer):
+            (view,) = balancer.statistics().accounts["a"].dimensions
+            return view.used(trio.current_time())
+
+        async with (
+            open_balancer(BalancerConfig([account])) as balancer,
+            httpx.AsyncClient(transport=balancer.transport(), base_url="http://balancer/v1") as client,
+        ):
+            with trio.move_on_after(0.4):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.get, "/models")
+                    await trio.sleep(0.3)
+                    assert used(balancer) >= 1.0
+            assert used(balancer) == 0.0
