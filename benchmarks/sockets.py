@@ -25,10 +25,9 @@ PER_MINUTE = 1200
 LOAD = 3.0
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 4}
 LEAST_USED = 0.97
+EMPTIED_BY = 8
+"""Calls in flight while what full buckets hold is used up."""
 STARTS_WITHIN = 20.0
-REFILLING_AFTER = 0.5
-"""Seconds after the buckets are empty from which their refill is measured: when it began is known only as well as the first of a
-thousand calls at once was answered, and that is waited for once."""
 
 
 @attrs.frozen
@@ -101,8 +100,15 @@ async def press(urls: Sequence[str], look: Look, seconds: float, per_minute: int
         emptied = trio.Event()
 
         async def arrive() -> None:
-            for _ in range(filled):
-                nursery.start_soon(call)
+            left = iter(range(filled))
+
+            async def empty() -> None:
+                for _ in left:
+                    await call()
+
+            async with trio.open_nursery() as emptying:  # not all at once: nobody would know when the first of them is counted
+                for _ in range(EMPTIED_BY):
+                    emptying.start_soon(empty)
             while True:
                 nursery.start_soon(call)
                 await trio.sleep(1.0 / (LOAD * per_second))
@@ -119,7 +125,6 @@ async def press(urls: Sequence[str], look: Look, seconds: float, per_minute: int
 
         nursery.start_soon(arrive)
         await emptied.wait()
-        await trio.sleep(REFILLING_AFTER)
         before = await admitted()
         await trio.sleep(seconds)
         after = await admitted()
