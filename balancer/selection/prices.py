@@ -23,6 +23,10 @@ STEP = 0.5
 """How much a whole period's units more, or less, than a rate admits move its price, in calls per typical demand. Smaller steps
 follow slower, larger ones misplace calls at prices that swing."""
 
+FASTEST = 7.0
+"""By how much steps are larger at first: until a seventh of a rate's period is over, then less and less until all of it is. Like a mean,
+prices follow the first calls as fast as these are most of what is known; small steps let the first minutes go by."""
+
 LEAST_WORTH = 8.0
 """Calls that a whole period's units of a rate are worth beyond their price. Prices that are still learned, or as good as equal, do
 not tell accounts apart: then a call goes where it takes the least share. A twentieth of a limit then weighs as much as .4 calls."""
@@ -64,16 +68,37 @@ class Rate:
     """One rate of one account on paper.
 
     Attributes:
-        price: of one typical demand, in calls, at `at`; it falls by `STEP` in a period.
+        period: in seconds.
+        at: trio time of the price.
+        price: of one typical demand, in calls, at `at`; it falls by a step in a period.
+        since: when it began to be learned: a period without a price begins anew.
+        scarce_at: when it last had a price.
     """
 
     period: float
     at: float
-    price: float = 0.0
+    price: float = attrs.field(init=False, default=0.0)
+    since: float = attrs.field(init=False)
+    scarce_at: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.since = self.scarce_at = self.at
+
+    def step(self, now: float) -> float:
+        """The step at `now`."""
+        return STEP / min(1.0, max(1.0 / FASTEST, (now - self.since) / self.period))
 
     def now(self, now: float) -> float:
         """The price at `now`."""
-        return max(0.0, self.price - STEP * (now - self.at) / self.period) if self.price else 0.0
+        return max(0.0, self.price - self.step(now) * (now - self.at) / self.period) if self.price else 0.0
+
+    def go_on(self, now: float) -> None:
+        """The price is one of `now`."""
+        self.price, self.at = self.now(now), now
+        if self.price:
+            self.scarce_at = now
+        elif now - self.scarce_at > self.period:
+            self.since = now
 
 
 class Option(NamedTuple):
@@ -88,7 +113,7 @@ class Option(NamedTuple):
         cost = 0.0
         for rate, load, _ in self.takes:
             if rate.at != now:
-                rate.price, rate.at = rate.now(now), now
+                rate.go_on(now)
             cost += rate.price * load
         return cost
 
@@ -102,12 +127,14 @@ class Prices:
 
     For every call that comes, an account's cost is sum_d p_d q_d, with p_d the price of one unit and q_d its demand; of the accounts
     where that is below 1, the worth of a call, the one with the least of cost + LEAST_WORTH sum_d q_d / limit_d takes it on paper.
-    Prices follow what is taken on paper, not what is served: p_d <- max(0, p_d + STEP / q (taken / limit - elapsed / period)), with q
-    the typical demand. Each step is shared with calls that came before, routed anew: several small ones swing less than a large one.
+    Prices follow what is taken on paper, not what is served: p_d <- max(0, p_d + s / q (taken / limit - elapsed / period)), with q the
+    typical demand and s the step. Each step is shared with calls that came before, routed anew: several small ones swing less than a
+    large one. At first steps are larger.
 
     Source: S. Agrawal, Z. Wang, Y. Ye, "A dynamic near-optimal algorithm for online linear programming"; X. Li, C. Sun, Y. Ye,
     "Simple and fast algorithm for binary integer and online linear programming"; sharing: L.-J. Lin, "Self-improving reactive agents
-    based on reinforcement learning, planning and teaching" (experience replay).
+    based on reinforcement learning, planning and teaching" (experience replay); steps of 1 / t at first: H. Robbins, S. Monro, "A
+    stochastic approximation method".
     """
 
     _rates: dict[_Key, Rate] = attrs.field(factory=dict[_Key, Rate], init=False)
@@ -156,11 +183,11 @@ class Prices:
         past, again = self._past, 0
         if any(option.cost(now) > FREE for option in options):
             again = min(len(past), REPLAYED // len(options))
-        step = STEP / (1 + again)
-        worth = _take(options, step, now)
+        part = 1.0 / (1 + again)
+        worth = _take(options, part, now)
         for _ in range(again):
             self._next = (self._next + 1) % len(past)
-            _take(past[self._next], step, now)
+            _take(past[self._next], part, now)
         past.append(options)
         return worth
 
@@ -188,8 +215,9 @@ class Prices:
                 self._per_typical[dimension] = math.exp(-typical)
 
 
-def _take(options: Sequence[Option], step: float, now: float) -> bool:
-    """Route a call on paper: its account's prices rise by its share of each limit. Returns whether an account is worth it."""
+def _take(options: Sequence[Option], part: float, now: float) -> bool:
+    """Route a call on paper: its account's prices rise by that part of a step and its share of each limit, by no more than a whole limit's
+    `STEP`. Returns whether an account is worth it."""
     best, least = None, math.inf
     for option in options:
         cost = option.cost(now)
@@ -198,7 +226,7 @@ def _take(options: Sequence[Option], step: float, now: float) -> bool:
     if best is None:
         return False
     for rate, _, share in best.takes:
-        rate.price += step * share
+        rate.price += part * min(STEP, rate.step(now) * share)
     return True
 
 

@@ -13,7 +13,7 @@ from balancer.core.account import AccountState
 from balancer.core.call import Demand
 from balancer.core.health import HealthSettings
 from balancer.core.settings import Account
-from balancer.selection.prices import LEAST_WORTH, MOST_RATES, REMEMBERED, STEP, WORTH, Prices, is_kept, weighed
+from balancer.selection.prices import FASTEST, LEAST_WORTH, MOST_RATES, REMEMBERED, STEP, WORTH, Prices, is_kept, weighed
 
 SMALL, LARGE = Demand(100), Demand(2000)
 UNEQUAL = {
@@ -35,25 +35,25 @@ def unequal(now=0.0, **used):
     return [account(name, used=used.get(name), now=now, **limits) for name, limits in UNEQUAL.items()]
 
 
-def taught(arrivals, *, minutes=10, seed=1):
+def taught(arrivals, *, minutes=10, seed=1, prices=None, begin=0.0):
     """Prices after so many calls of each demand a minute, and the time then."""
-    prices, accounts, rng, now = Prices(), unequal(), random.Random(seed), 0.0
+    prices, accounts, rng, now = prices or Prices(), unequal(), random.Random(seed), begin
     demands, rates = list(arrivals), list(arrivals.values())
-    while now < minutes * 60.0:
+    while now < begin + minutes * 60.0:
         now += rng.expovariate(sum(rates) / 60.0)
         prices.learn(accounts, rng.choices(demands, rates)[0], now)
     return prices, now
 
 
 def test_a_price_rises_by_what_is_taken_and_falls_with_time():
-    """One call of a rate of 10 a minute: STEP / 10 above what its share is worth, gone after a tenth of a minute."""
+    """The first call of a rate of 10 a minute: a first step's tenth above what its share is worth, gone after a tenth of a minute."""
     prices, one = Prices(), [account("a", used=Demand(requests=10), requests_per_minute=10)]
     least = WORTH * LEAST_WORTH / 10
     assert prices.wait(one[0], Demand(), 0.0) == pytest.approx(least)
     assert prices.learn(one, Demand(), 0.0)
-    assert prices.wait(one[0], Demand(), 0.0) == pytest.approx(least + WORTH * STEP / 10)
-    assert prices.wait(one[0], Demand(), 3.0) == pytest.approx(least + WORTH * STEP / 20)
-    assert prices.cost(one[0], Demand(), 6.0) == 0.0
+    assert prices.wait(one[0], Demand(), 0.0) == pytest.approx(least + WORTH * FASTEST * STEP / 10)
+    assert prices.wait(one[0], Demand(), 3.0) == pytest.approx(least + WORTH * FASTEST * STEP / 20)
+    assert prices.cost(one[0], Demand(), 6.01) == 0.0
 
 
 def test_reading_a_price_changes_nothing():
@@ -72,14 +72,14 @@ def test_a_call_that_takes_more_than_it_is_worth_is_for_the_next_tier():
     taken = [prices.learn(one, Demand(), 0.0) for _ in range(50)]
     first = taken.index(False)
     assert taken == [True] * first + [False] * (50 - first)
-    assert 1.0 <= prices.cost(one[0], Demand(), 0.0) < 1.0 + STEP / 10
+    assert 1.0 <= prices.cost(one[0], Demand(), 0.0) < 1.0 + FASTEST * STEP / 10
 
 
 @pytest.mark.parametrize("demand", [SMALL, LARGE])
 def test_the_first_calls_go_where_they_take_the_least_share(demand):
     """Before any price is known: the rates that they are worth something of are those of one account."""
     prices, accounts = Prices(), unequal()
-    for _ in range(3):
+    for _ in range(2):
         prices.learn(accounts, demand, 0.0)
     a, b = (prices.cost(each, Demand(1), 0.0) > 0.0 for each in accounts)
     assert (a, b) == ((True, False) if demand is SMALL else (False, True))
@@ -111,6 +111,24 @@ def test_prices_swing_less_than_steps_of_single_calls_would():
         prices.learn(one, Demand(), 0.8 * number)
         seen.append(prices.cost(one[0], Demand(), 0.8 * number))
     assert max(seen[600:]) - min(seen[600:]) <= 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_calls_tell_most(seed):
+    """Within three quarters of a minute of too many large calls their place costs half a call, and after a quiet hour again."""
+    b = unequal()[1]
+    prices, now = taught({SMALL: 100, LARGE: 40}, seed=seed, minutes=0.75)
+    assert prices.cost(b, LARGE, now) > 0.5
+    prices.learn([b], LARGE, now + 3600.0)
+    prices, now = taught({SMALL: 100, LARGE: 40}, seed=seed, minutes=0.75, prices=prices, begin=now + 3661.0)
+    assert prices.cost(b, LARGE, now) > 0.5
+
+
+def test_one_call_moves_a_price_by_a_step_at_most():
+    """Be it the first one, and all of a limit."""
+    prices, one = Prices(), [account("a", tokens_per_minute=1000)]
+    prices.learn(one, Demand(1000), 0.0)
+    assert prices.cost(one[0], Demand(1000), 0.0) == pytest.approx(STEP)
 
 
 def test_low_load_knows_no_prices():

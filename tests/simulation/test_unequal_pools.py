@@ -89,7 +89,7 @@ def test_four_buckets_and_three_sizes(selector):
         "d": {"requests": 200.0, "tokens": 20_000.0},
     }
     calls = {Demand(150): 220.0, Demand(1000): 40.0, Demand(2500): 20.0}
-    assert unequal(selector, "bucket", limits, calls, seconds=360.0, total=0.95, largest=0.8).missed(1) == []
+    assert unequal(selector, "bucket", limits, calls, total=0.95, largest=0.8).missed(1) == []
 
 
 @BOTH
