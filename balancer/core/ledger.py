@@ -433,7 +433,7 @@ class Ledger:
                     if learning.samples < AGED_SAMPLES
                     else math.inf
                 )
-                counted = self._history.counted(seen.dimension, reservation, now)
+                counted = self._history.counted(seen.dimension, reservation, reset_after, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
         return (groups, learned), self._draw_line(groups, learned, seen, now)
 
