@@ -275,6 +275,8 @@ class Ledger:
             if again_at is None and limit_seen.reset_after is not None:
                 again_at = now + limit_seen.reset_after
             more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
+            if taught is not None and not taught[1].learning.continuous and limit_seen.reset_after is not None:
+                line.hold(remaining, float(limit_seen.reset_after), now)
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
