@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import attrs
 
@@ -17,6 +18,10 @@ from balancer.core.reservation import Reservation
 
 REMEMBERED = 256
 """Ended reservations to seed a rate with that appears later, and entries of a learned rate to bring back."""
+
+LATELY = 16
+"""The last ones that ended of which it is asked at each answer whether they tell more than it alone: where limits are so low that what
+is used is rounded by much of them."""
 
 WRONG = 2.0
 """By which factor an estimate may be too small, or too large."""
@@ -59,13 +64,24 @@ class History:
         """Units that all of them took."""
         return sum(sent.taken(dimension) for sent in self)
 
-    def counted(self, dimension: str, reservation: Reservation, now: float) -> tuple[float, float]:
-        """Units that the provider had surely counted when it wrote the answer to `reservation`, and seconds since these were sent."""
+    def counted(self, dimension: str, reservation: Reservation, reset_after: float, now: float) -> tuple[float, float]:
+        """Units that the provider had surely counted when it wrote the answer to `reservation`, and seconds since the first of these was
+        sent: of itself alone or with others before it that have been served, whichever tells most of a reset in so many seconds."""
+        model = reservation.model
         last: Reservation | None = reservation
         if reservation.refunded:
-            before = [sent for sent in self if sent.model == reservation.model]
+            before = [sent for sent in self if sent.model == model]
             last = max(before, key=lambda sent: sent.at, default=None)
-        return (0.0, 0.0) if last is None else (_at_least(last, dimension), now - last.at)
+        if last is None:
+            return 0.0, 0.0
+        counted = best = _at_least(last, dimension), now - last.at
+        lately = [sent for sent in islice(reversed(self.recent), LATELY) if sent.usage is not None and sent.model == model]
+        for sent in sorted(lately, key=lambda sent: sent.at, reverse=True):
+            if sent is last or sent.at > last.at:
+                continue
+            counted = counted[0] + _at_least(sent, dimension), max(counted[1], now - sent.at)
+            best = min(best, counted, key=lambda each: (each[1] + reset_after) / each[0] if each[0] else math.inf)
+        return best
 
     def oldest_for(self, dimension: str, used: float, reservation: Reservation, now: float) -> float:
         """Seconds since the oldest charge was sent that the provider can hold which answered `reservation`; `inf` if ours do not explain

@@ -22,8 +22,13 @@ SHORTEST = 0.001
 NICE = (86400.0, 3600.0, 60.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01)
 """Periods are chosen by people: of the values a measurement allows, the multiple of the coarsest of these is meant."""
 
+UNITS = (1.0, 60.0, 3600.0, 86400.0)
+
 INSTANTS = 10.0
 """Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
+
+ROUNDED = 0.04
+"""Share of a reset in whole seconds by which a window may be shorter: it is rounded up, against a date that is cut off even more."""
 
 LATE = 0.1
 """By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
@@ -48,6 +53,14 @@ def nice(low: float, high: float) -> float:
         if period <= high:
             return period
     return high
+
+
+def usual(period: float) -> bool:
+    """Whether it is made of whole seconds, minutes, hours or days, and goes evenly into the next of these."""
+    below = [unit for unit in UNITS if unit <= period]
+    above = next((unit for unit in UNITS if unit >= period), math.inf)
+    ratios = [period / unit for unit in below[-1:]] + [above / period for _ in range(above < math.inf)]
+    return all(math.isclose(ratio, round(ratio), rel_tol=1e-9) for ratio in ratios)
 
 
 @attrs.define(eq=False)
@@ -175,8 +188,11 @@ class Learning:
         return min(max(period, SHORTEST), LONGEST) if period or self._longest_reset else 0.0
 
     def _of_window(self) -> float:
+        """Of a fixed window that began before ours the bounds are of what was left of it, so that one which is met by chance is too short."""
         low, high = self._longest_reset, self._window_at_most
-        return nice(low, high * (1 + NOISE) if low <= high < math.inf else low * 1.05)
+        high = high * (1 + NOISE) if low <= high < math.inf else low * 1.05
+        period = nice(low + max(WHOLE[0], -ROUNDED * low) if low.is_integer() else low, high)
+        return period if usual(period) else high
 
     def _of_bucket(self) -> float:
         low, high = self._bounds()

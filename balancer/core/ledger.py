@@ -275,6 +275,8 @@ class Ledger:
             if again_at is None and limit_seen.reset_after is not None:
                 again_at = now + limit_seen.reset_after
             more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
+            if taught is not None and not taught[1].learning.continuous and limit_seen.reset_after is not None:
+                line.hold(remaining, float(limit_seen.reset_after), now)
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
@@ -433,7 +435,7 @@ class Ledger:
                     if learning.samples < AGED_SAMPLES
                     else math.inf
                 )
-                counted = self._history.counted(seen.dimension, reservation, now)
+                counted = self._history.counted(seen.dimension, reservation, reset_after, now)
                 learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
         return (groups, learned), self._draw_line(groups, learned, seen, now)
 

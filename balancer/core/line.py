@@ -45,6 +45,13 @@ AT_ONCE = 0.01
 ROUNDED = 0.05
 """The same of a reset in whole seconds, one second at most."""
 
+WHOLE_SECONDS = 2.0
+"""Seconds by which a reset in whole seconds may come sooner than it says: an instant that is rounded up, read against a date that is
+cut off."""
+
+USUAL = (1.0, 5.0, 10.0, 30.0, 60.0, 3600.0, 86400.0)
+"""Seconds of the periods that windows usually have."""
+
 TOLD_WITHIN = 60.0
 """Seconds in which answers tell how wrong estimates are, if any tell it."""
 
@@ -343,6 +350,19 @@ class Line:
                 counter.starts_at(until)
             self._fit(fits, until, now)
         return more > 0.0
+
+    def hold(self, remaining: float, reset_after: float, now: float) -> None:
+        """The provider counts a window, and shows what remains of it and a reset: nothing that it holds leaves before. Where its windows
+        are fixed, that is later than a period says which was learned from what was left of the first.
+
+        A reset may have been written when the request was counted, and read a whole answer later: nothing is held for longer than the
+        next period that is usual, and where that has been learned already, our own count is better.
+        """
+        counter = self.counter
+        longest = next((period for period in USUAL if period >= counter.period), 0.0)
+        until = now + reset_after - (WHOLE_SECONDS if reset_after.is_integer() else 0.0)
+        if isinstance(counter, SlidingWindow) and longest > counter.period and counter.level(now)[2] < until:
+            counter.hold(counter.limit - remaining, until, longest)
 
     def _show(self, excess: float, error: EstimateError, now: float) -> None:
         """An answer shows that attempts in flight take at least so much beyond their estimates: just so much, if the provider must have

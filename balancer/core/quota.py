@@ -444,6 +444,16 @@ class SlidingWindow:
         stay_for = self.period + self.margin
         return sum(entry.amount for entry in self._log if entry.at + stay_for > at)
 
+    def hold(self, amount: float, until: float, longest: float) -> None:
+        """The provider says that nothing leaves before `until` of the `amount` that it holds, which is what was charged last; no window
+        of its is longer than `longest`."""
+        at, later = until - (self.period + self.margin), longest - self.period
+        for entry in reversed(self._log):
+            if amount <= 0.0:
+                break
+            amount -= entry.amount
+            entry.at = max(entry.at, min(at, entry.at + later))
+
     def fit(self, amount: float, until: float) -> None:
         """The provider says that `amount` fits at `until`, before enough of what is charged would have left. So it counts otherwise:
         the oldest leaves then, and what is left no later than the limit refills from then on."""

@@ -60,11 +60,21 @@ def test_the_oldest_charge_that_can_still_be_held() -> None:
 def test_what_was_surely_counted() -> None:
     """The answered one by its usage, an estimate by half; of a refusal the last one before it."""
     history = History()
-    sent(history, 0.0, usage=Usage(40))
-    assert history.counted("tokens", sent(history, 3.0, ended=False), 5.0) == (50.0, 2.0)
+    assert history.counted("tokens", sent(history, 3.0, ended=False), 9.0, 5.0) == (50.0, 2.0)
     refused = Reservation(Demand(10), "n", 4.0, (), [], [])
     refused.refunded = True
-    assert history.counted("tokens", refused, 5.0) == (0.0, 0.0)
+    assert history.counted("tokens", refused, 9.0, 5.0) == (0.0, 0.0)
+
+
+def test_what_was_served_before_was_counted_as_well() -> None:
+    """So it counts where that tells more of a bucket's period, but not what was sent later, nor what nobody knows to have been served."""
+    history = History()
+    for at in (0.0, 1.0, 2.0, 4.0):
+        sent(history, at, usage=Usage(100) if at != 1.0 else None)
+    answered = sent(history, 3.0, ended=False)
+    assert history.counted("requests", answered, 60.0, 5.0) == (3.0, 5.0)
+    assert history.counted("requests", answered, 0.5, 5.0) == (2.0, 3.0)
+    assert history.counted("tokens", answered, 0.0, 5.0) == (150.0, 3.0)
 
 
 def test_what_has_ended_is_forgotten_in_time() -> None:

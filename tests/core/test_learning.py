@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.core.learning import LONGEST, SHORTEST, Learning, nice
+from balancer.core.learning import LONGEST, SHORTEST, Learning, nice, usual
 
 
 def learned(limit: float, samples: list[tuple[float, float]], *, oldest_for: float = math.inf) -> Learning:
@@ -53,6 +53,35 @@ def test_a_reset_that_ignores_what_is_used_is_a_window(resets: tuple[float, ...]
         learning = learned(5, list(order), oldest_for=0.02)
         assert not learning.continuous
         assert learning.period == 2.0
+
+
+@pytest.mark.parametrize(
+    ("samples", "low", "high"),
+    [
+        ([(2, 0.886, 0.094), (6, 0.86, 0.12)], 0.98, 1.0),  # not .9
+        ([(2, 36.0, 0.7), (4, 35.0, 1.4)], 36.4, 37.5),  # not 36
+        ([(2, 1.91, 0.1), (4, 1.9, 0.1)], 2.0, 2.0),
+        ([(2, 59.2, 0.9), (4, 58.1, 1.9)], 60.0, 60.0),
+        ([(2, 61.0, 0.7), (4, 61.0, 1.1)], 60.0, 60.0),  # an instant, rounded up, against a date that is cut off
+    ],
+)
+def test_a_window_of_a_usual_period_is_told_from_what_is_left_of_one(
+    samples: list[tuple[float, float, float]], low: float, high: float
+) -> None:
+    """A number that lies between the bounds by chance is not taken for what is left: it would end too soon."""
+    learning = Learning(10)
+    for used, reset_after, oldest_for in samples:
+        learning.see(used, 1.0, reset_after, oldest_for)
+    learning.see(9, 1.0, samples[-1][1], samples[-1][2])
+    assert not learning.continuous
+    assert low <= learning.period <= high
+
+
+@pytest.mark.parametrize("period", [0.05, 0.1, 0.5, 1, 2, 10, 15, 20, 60, 120, 900, 3600, 7200, 86400, 2 * 86400])
+def test_usual_periods(period: float) -> None:
+    """As people choose them; by nine tenths of them nobody counts."""
+    assert usual(period)
+    assert not usual(0.9 * period)
 
 
 def test_while_both_readings_hold_the_longer_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import random
@@ -371,6 +372,64 @@ class Windowed:
         self.log = [seen for seen in self.log if seen > at - self.period] + [at]
         assert len(self.log) <= self.limit
         return requests(self.limit, self.limit - len(self.log), self.log[0] + self.period - at)
+
+
+class Cleared:
+    """A provider whose windows are fixed and begin at whole seconds, which shows honest headers: reset until the next begins."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.second, self.used = limit, 0, 0
+
+    def used_at(self, at: float) -> int:
+        if math.floor(at) != self.second:
+            self.second, self.used = math.floor(at), 0
+        return self.used
+
+    def count(self, at: float) -> None:
+        assert self.used_at(at) < self.limit
+        self.used += 1
+
+    def shown(self, at: float) -> LimitSeen:
+        return requests(self.limit, self.limit - self.used_at(at), round(1.0 - at % 1.0, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("phase", [0.03, 0.1, 0.4, 0.7])
+def test_nothing_goes_before_the_reset_of_a_fixed_window_that_is_used_up(phase: float, seed: int) -> None:
+    """The first call comes in the middle of it, and what is left passes for the period: too short a one, but each answer says when the
+    window ends. None is refused, and nearly all is used."""
+    rng = random.Random(seed)
+    ledger, provider = Ledger(Limits()), Cleared(10)
+    now = start = 100.0 + phase
+    sent, coming = 0, list[tuple[float, int, bool, Reservation]]()
+    while now < start + 20.0:
+        goes_at = math.inf if not ledger.enforced() and sent == 4 else ledger.earliest(ONE, now)
+        if not coming or goes_at < coming[0][0]:
+            now, sent = goes_at, sent + 1
+            heapq.heappush(coming, (now + rng.uniform(0.0, 0.02), sent, False, ledger.reserve(ONE, now)))
+            continue
+        now, number, counted, reservation = heapq.heappop(coming)
+        if counted:
+            ledger.observe((provider.shown(now),), now, reservation)
+            ledger.settle(reservation, Usage(), now)
+        else:
+            provider.count(now)
+            heapq.heappush(coming, (now + rng.uniform(0.05, 0.3), number, True, reservation))
+    assert sent >= 0.97 * 200
+
+
+def test_three_a_minute_in_whole_seconds_are_no_three_per_one_and_a_half() -> None:
+    """Three are in use as surely as they have been sent, so a reset in a minute is no bucket's, although what remains may be rounded by
+    a third of the limit."""
+    ledger = Ledger(Limits())
+    first, second = reserve(ledger, 0.0), reserve(ledger, 0.3)
+    for (reservation,), answered_at, remaining, reset_after in ((second, 0.4, 1, 60), (first, 1.6, 1, 59)):
+        ledger.observe((requests(3, remaining, reset_after),), answered_at, reservation)
+        ledger.settle(reservation, Usage(), answered_at)
+    (third,) = reserve(ledger, 1.7)
+    ledger.observe((requests(3, 0, 59),), 1.8, third)
+    (view,) = ledger.views(2.0)
+    assert view.period == 60.0
 
 
 @pytest.mark.parametrize("configured", [False, True])

@@ -405,6 +405,16 @@ def test_a_charge_of_a_window_may_leave_at_a_stated_time() -> None:
     assert window.level(30.0)[0] == 7
 
 
+def test_what_a_provider_holds_leaves_no_sooner_than_it_says() -> None:
+    """That is what was charged last; what was charged before it, and what leaves later anyway, stays as it was, and nothing stays for
+    longer than a window can be."""
+    window = SlidingWindow(10, 60.0, margin=0.0)
+    for amount, at in ((3, 0.0), (2, 10.0), (4, 20.0), (1, 50.0)):
+        window.charge(amount, at)
+    window.hold(6, 90.0, 75.0)
+    assert [window.used_at(at) for at in (59.9, 60.0, 84.9, 85.0, 89.9, 90.0, 109.9, 110.0)] == [10, 7, 7, 5, 5, 1, 1, 0]
+
+
 def test_a_window_that_opens_before_its_charges_leave_lets_go_of_the_oldest_as_it_refills() -> None:
     """Exactly as much as was said at once; none stays longer than it would have."""
     window = SlidingWindow(10, 60.0, margin=0.0)
