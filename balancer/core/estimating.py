@@ -45,10 +45,10 @@ Z = 3.3
 """Standard deviations of the sum that is in flight to keep free: with ratios log-uniform in [1/2, 2] nearly none is refused, at a
 hundredth of the limit that 2.8, with which up to .8 % are, would use more where answers take 20 s."""
 
-BOLD_Z, LEAST_Z = 2.0, 1.0
+BOLD_Z, LEAST_Z = 2.2, 1.0
 """The same at a trust of 1, and of 2: the fewer are refused, the longer answers take, since what is in flight changes less often."""
 
-SURE = 0.05
+SURE = 0.06
 """Share of a limit that is kept free, where so much is asked for, however few are refused: less is not worth a refusal."""
 
 FIRST_SHARE = 0.05
@@ -57,8 +57,8 @@ FIRST_SHARE = 0.05
 FASTER = 5.0
 """By how much the next is larger than one that has been served, until one is refused."""
 
-SHARE_EACH, SHARE_LOST = 0.005, 0.5
-"""What trust gains by each attempt that is served by it, and what it loses by a refusal: of a hundred one is refused at most."""
+SHARE_EACH, SHARE_LOST = 0.004, 0.5
+"""What trust gains by each attempt that is served by it, and what it loses by a refusal: of 125 one is refused at most."""
 
 FIRST_WARY, MOST_WARY = 4.0, 64.0
 """Periods without another try once it was refused: at first, and at most; each time twice as many."""
