@@ -55,8 +55,10 @@ def wrong_scenarios() -> Iterator[Scenario]:
         for factor in (None, 0.5, 0.7, 1.5, 2.0):
             yield wrong_estimates(factor, window, load=1.5)
         yield wrong_estimates(None, window, headers="absent", load=1.5)
-        for factor in (None, 2.0):
+        for factor in (None, 0.5, 2.0):
             yield wrong_estimates(factor, window, latency=LONG, load=1.5)
+            yield wrong_estimates(factor, window, latency=LONG, headers="absent", load=1.5)
+        for factor in (None, 2.0):
             yield wrong_estimates(factor, window, charged="max_tokens", load=1.5)
     for factor in (None, 0.5, 2.0):
         yield wrong_estimates(factor, charged="produced", latency=LONG, load=1.5)

@@ -283,6 +283,9 @@ class Ledger:
         """The provider let `reservation` through: margins narrow, paces rise."""
         if self._paces.lines:
             self._paces.passed(reservation, now)
+        if self.counts_tokens and not reservation.ended:
+            for line, mark in zip(reservation.lines, reservation.marks, strict=True):
+                line.served(mark, now)
         if self._narrowing:
             self._narrowing = False
             for line in self._lines:

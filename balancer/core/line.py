@@ -4,7 +4,8 @@ The mirror goes down at once and up only where evidence had lowered it: what an 
 at some moment since its request was sent, and only what no such moment explains is charged to somebody else. A later answer
 that shows more gives that back, as far as attempts that the provider may not have counted by then leave room for it. One that
 shows more still tells that not all that is charged here counts against the limit that it shows. What is shown beside our own count may
-also be what attempts in flight take beyond their estimates: as much as that can be is kept free for them and charged to nobody.
+also be what attempts in flight take beyond their estimates: as much as that can be is kept free for them and charged to nobody. Where
+a window counts less of them than we do, answers show that, or attempts for which there is room only so are tried.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from balancer.core.calendar import CalendarWindow, load_zone
 from balancer.core.call import Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
-from balancer.core.estimating import KNOWN, EstimateError, ShownExcess
+from balancer.core.estimating import KNOWN, EstimateError, ShownExcess, Trust
 from balancer.core.limits import MONTH, Terms
 from balancer.core.others import LATE, leaving
 from balancer.core.outcome import LimitSeen
@@ -58,6 +59,12 @@ TOLD_WITHIN = 60.0
 MOST_DOUBTED = 16
 """Periods at most for which answers are not believed about attempts in flight after refusals that contradict them: one refusal in
 so long is none."""
+
+MOST_ASSUMED = 1.25
+"""Share of their estimates that attempts in flight are thought to take beyond these, at most; more is somebody else's."""
+
+ASSUMED_MORE = 0.03
+"""Share of its estimate by which one more may be wrong beyond that."""
 
 COUNTED_WITHIN = 0.5
 """Seconds from sending within which a provider may not have counted a request yet."""
@@ -114,6 +121,8 @@ class Line:
     least_margin: float = attrs.field(init=False, default=LEAST_MARGIN)
     lowered: float = attrs.field(init=False, default=0.0)
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
+    _window: SlidingWindow | None = attrs.field(init=False)
+    """Its counter, if estimates leave that before they are corrected."""
     _cached_free: bool = attrs.field(init=False, default=False)
     _produced: bool = attrs.field(init=False, default=False)
     _bounded: bool = attrs.field(init=False, default=False)
@@ -126,6 +135,17 @@ class Line:
     """Sum of the squares of what attempts in flight are booked with, where that is estimated. Amounts are whole, so it is exact."""
     _shown: ShownExcess | None = attrs.field(init=False, default=None)
     """The excess of attempts in flight, where an answer has shown it."""
+    _assumed: EstimateError | None = attrs.field(init=False, default=None)
+    """The error of the estimates, as refusals tell it before answers do."""
+    _trust: Trust = attrs.field(init=False, factory=Trust)
+    """In attempts in flight; of windows alone: a bucket loses only some of its burst by being wary."""
+    _tried: float = attrs.field(init=False, default=0.0)
+    """The share of trust without which there would have been no room for the next charge."""
+    _try_at: float = attrs.field(init=False, default=-math.inf)
+    """When the next charge may be that has room only by trust: one after the other where the worst is what is not believed, since that
+    is not known any better until one is refused."""
+    _tries: dict[int, float] = attrs.field(init=False, factory=dict[int, float])
+    """The same share, of open attempts, by the number of their charge."""
     _booked_at: float = attrs.field(init=False, default=-math.inf)
     _unshown_until: float = attrs.field(init=False, default=-math.inf)
     """Until when answers are not believed to show it."""
@@ -154,6 +174,8 @@ class Line:
         self.error = EstimateError() if self.dimension in ESTIMATED else None
         if isinstance(self.counter, CubicBucket):  # it learns in the units it is charged in, however wrong they are
             self._taken = self.error = None
+        estimated = self.error is not None
+        self._window = self.counter if estimated and isinstance(self.counter, SlidingWindow) else None
         if self.terms is not None:
             self._count_as(self.terms)
 
@@ -190,8 +212,10 @@ class Line:
         counter = self.counter
         if amount > counter.burst and not self.learned:  # what was learned may be wrong: then it goes when nothing is in use
             return math.inf
-        amount = min(amount + self._kept_back(amount), counter.burst)
-        return counter.behind(before, amount, now) if before else counter.earliest(amount, now)
+        kept_back = self._kept_back(amount, now)
+        needed = min(amount + kept_back, counter.burst)
+        at = counter.behind(before, needed, now) if before else counter.earliest(needed, now)
+        return self._try_at if at < self._try_at and kept_back > 0.0 and self._tries_with(amount + before, now) else at
 
     def admits(self, amount: float, now: float) -> bool:
         """Whether `amount` fits now, beside what attempts in flight may still turn out to take."""
@@ -200,22 +224,48 @@ class Line:
             amount = min(amount, counter.burst)
         if self.error is None:
             return counter.earliest(amount, now) <= now
-        needed = amount + self._kept_back(amount)
+        kept_back = self._kept_back(amount, now)
+        needed = amount + kept_back
         if needed > counter.burst >= amount and not self._squares:
             needed = counter.burst
-        return counter.earliest(needed, now) <= now
+        if counter.earliest(needed, now) > now:
+            return False
+        self._tried = self._trust.share if self._trust.share and self._tries_with(amount, now) else 0.0
+        return not (self._tried and kept_back > 0.0 and now < self._try_at)
 
-    def _kept_back(self, amount: float) -> float:
-        """Units to keep free beside `amount`."""
-        error, shown = self.error, self._shown
-        if error is None or error.samples < KNOWN:
+    def _tries_with(self, amount: float, now: float) -> bool:
+        """Whether there is room for `amount` only by trust."""
+        return self.counter.earliest(amount + self._kept_back(amount, now, 0.0), now) > now
+
+    def _kept_back(self, amount: float, now: float, share: float | None = None) -> float:
+        """Units to keep free beside `amount`, with a share of trust; `None`: with all that there is. Negative where attempts in flight
+        surely take less than is booked for them."""
+        error = self.error
+        if error is not None and error.samples < KNOWN:
+            error = self._assumed
+        if error is None:
             return self._pending
+        if self._produced:  # nothing is counted yet: there is no estimate that the provider could hold
+            return max(0.0, self._pending + error.excess(self._reserved(), self._squares, amount))
+        reserved, squares = self._counted(now)
+        shown, excess = self._shown, 0.0
         if shown is not None:
-            reserved, squares = self._reserved() - shown.reserved, self._squares - shown.squares  # since then
-            return max(0.0, shown.excess + error.excess(reserved, squares, amount))
-        excess = error.excess(self._reserved(), self._squares, amount)
-        # A provider that corrects its count at the end holds all of an estimate until then; one that counts then, nothing.
-        return max(0.0, self._pending + excess) if self._produced else self._pending + max(0.0, excess)
+            excess = shown.excess
+            reserved, squares = max(0.0, reserved - shown.reserved), max(0.0, squares - shown.squares)  # since then
+        trusted = self._trust.share if share is None else share
+        return excess + error.kept_back(reserved, squares, amount, trusted, self.counter.limit)
+
+    def _counted(self, now: float) -> tuple[float, float]:
+        """Units under reservations that have not ended and still count, and the sum of their squares, nearly."""
+        reserved, squares, window = self._reserved(), self._squares, self._window
+        if window is None:
+            return reserved, squares
+        window.forget(now)
+        shown = self._shown
+        if shown is not None and shown.left(window.gone_ever):
+            self._shown = None
+        stays = max(0.0, reserved - window.gone)
+        return stays, squares * stays / reserved if stays else 0.0
 
     def _reserved(self) -> float:
         """Units under reservations that have not ended."""
@@ -234,6 +284,11 @@ class Line:
             self._booked_at = now
         counter = self.counter
         mark = counter.charge(amount, now)
+        if self._window is not None:
+            mark[0].open += amount
+            if self._tried:
+                self._tries[counter.charges] = self._tried
+                self._tried, self._try_at = 0.0, now + COUNTED_WITHIN
         if self._tracked:
             self._before[counter.charges] = self._charged, self._reserved()
             self._charged += amount
@@ -298,13 +353,27 @@ class Line:
         """Its request is written only now; returns its mark from now on."""
         if mark is None or mark is HELD:
             return mark
+        if self._tries:
+            self._tried = self._tries.get(self.counter.number(mark), 0.0)
         self.undo(amount, mark)
         self.counter.moved(now)
         return self.book(amount, now)
 
+    def served(self, mark: Any, now: float) -> None:
+        """The provider let an attempt through that has not ended yet."""
+        window, error = self._window, self.error
+        if window is not None and error is not None and error.samples >= KNOWN and not (mark is None or mark is HELD):
+            self._trust.served(self._tries.get(self.counter.number(mark), 0.0), now)
+
     def answered(self, amount: float, mark: Any, at: float, now: float) -> Any:
         """Its answer has begun; returns its mark from now on."""
-        return mark if mark is None or mark is HELD else self.counter.answered(mark, amount, at, now)
+        if mark is None or mark is HELD:
+            return mark
+        answered = self.counter.answered(mark, amount, at, now)
+        if self._window is not None:
+            mark[0].open -= amount
+            answered[0].open += amount
+        return answered
 
     def _close(self, amount: float, mark: Any, taken: float) -> None:
         """An attempt in flight is none any more: it took so much."""
@@ -314,9 +383,20 @@ class Line:
             self._pending -= amount
             return
         self.counter.open -= amount
-        if self._shown is not None:
-            number = self.counter.number(mark)
-            if self._shown.ended(number, amount, taken - amount if self.counter.counts(mark) else 0.0):
+        window = self._window
+        if window is not None:
+            entry = mark[0]
+            entry.open -= amount
+            if not entry.counted:
+                window.gone -= amount
+            if self._tries:
+                self._tries.pop(mark[1], None)
+        shown = self._shown
+        if shown is not None and ((counts := self.counter.counts(mark)) or window is None):  # else `shown.left` has it
+            excess = taken - amount if counts else 0.0
+            if self.error is not None and self.error.bias < 1.0 and self._trust.share < 1.0:  # the estimate was what counted
+                excess += (1.0 - self.error.bias) * amount
+            if shown.ended(self.counter.number(mark), amount, excess):
                 self._shown = None
         if self._before:
             self._before.pop(self.counter.number(mark), None)
@@ -335,9 +415,13 @@ class Line:
             number = counter.number(mark)
             least = min(left, counter.least_room(number) + (sent.amount if sent.refused else 0.0))
         error = self._known_error()
+        if sent.refused:
+            self._assume(least - remaining, now)
         if error is not None:
             self._show(left - remaining + rounding, error, now)
-        by = least - remaining - self._kept_back(0.0)  # that is not used by anybody else, and is kept free already
+        by = (
+            least - remaining - max(0.0, self._kept_back(0.0, now))
+        )  # that is not used by anybody else, and is kept free already
         fits = sent.amount if sent.refused and remaining < sent.amount else 0.0
         more = 0.0
         if by > max(rounding, counter.grain):
@@ -370,20 +454,27 @@ class Line:
         counter, evidence, shown = self.counter, self._evidence, self._shown
         while evidence and evidence[0][2] <= now - counter.period:
             self._forget_evidence()
-        reserved = self._reserved()
-        most = error.excess(reserved, self._squares)
+        reserved, squares = self._counted(now)
+        most = error.excess(reserved, squares)
         if excess < 2.0 * (error.bias - 1.0) * reserved - most:
             return  # as far below what is expected as `most` is above it: it is about something else
         excess = min(excess, max(0.0, most))
         late_for = counter.margin + counter.period / GRANULES + PROMPT
         if not evidence and now >= self._booked_at + COUNTED_WITHIN and counter.level(now)[2] > now + late_for:
-            self._shown = None if now < self._unshown_until else self._shows(excess)
+            expected = (error.bias - 1.0) * reserved
+            if expected < -CLEARLY * counter.limit and self._window is not None:
+                self._trust.shown(excess > 0.5 * expected, counter.period, now)
+            if self._trust.share < 1.0:  # too little to be more than what is rounded
+                excess = max(0.0, excess)
+            self._shown = None if now < self._unshown_until else self._shows(excess, now)
         elif shown is not None:
-            shown.excess += max(0.0, excess - self._kept_back(0.0))
+            shown.excess += max(0.0, excess - self._kept_back(0.0, now))
 
-    def _shows(self, excess: float) -> ShownExcess:
+    def _shows(self, excess: float, now: float) -> ShownExcess | None:
         """That attempts in flight take so much beyond what is reserved for them."""
-        return ShownExcess(self.counter.charges, excess, self._reserved(), self._squares)
+        window, (reserved, squares) = self._window, self._counted(now)
+        gone_ever = 0.0 if window is None else window.gone_ever
+        return ShownExcess(self.counter.charges, excess, reserved, squares, gone_ever) if reserved else None
 
     def _known_error(self) -> EstimateError | None:
         """The error of the estimates, if it is known and the provider may count what attempts in flight take beyond them."""
@@ -433,7 +524,9 @@ class Line:
         if until > now:
             held, full_at, _ = counter.level(now)
             by = counter.burst - in_use(held, full_at, counter.limit / counter.period, until) - sent.amount
-        kept_back = self._kept_back(0.0)
+        self._trust.refused(sent.at, counter.period, now)
+        self._assume(by, now)
+        kept_back = self._kept_back(0.0, now)
         if self._shown is not None:
             longest = MOST_DOUBTED * counter.period
             self._unshown_for = min(longest, max(counter.period, 2.0 * self._unshown_for))
@@ -443,9 +536,23 @@ class Line:
         if by > kept_back:
             self._lower(by - kept_back, now, sent.amount, until)
         if self._known_error() is not None:
-            self._shown = self._shows(kept_back)
+            self._shown = self._shows(kept_back, now) if kept_back else None
         if until > now:
             self._fit(sent.amount, until, now)
+
+    def _assume(self, excess: float, now: float) -> None:
+        """There is so much less room than it seems. While no answer has told how wrong estimates are, that may be what attempts in
+        flight take beyond theirs: then those to come are as wrong."""
+        error = self.error
+        if error is None or error.samples >= KNOWN or self._produced:
+            return
+        reserved = self._counted(now)[0]
+        if 0.0 < excess <= MOST_ASSUMED * reserved and (
+            self._assumed is None or excess > (self._assumed.bias - 1.0) * reserved
+        ):
+            self._assumed = EstimateError()
+            for _ in range(KNOWN):
+                self._assumed.add(reserved, reserved * (1.0 + ASSUMED_MORE) + excess)
 
     def _fit(self, amount: float, until: float, now: float) -> None:
         """The provider says that `amount` fits at `until`. What was learned may be counted otherwise than it seemed."""
@@ -546,7 +653,7 @@ class Line:
             counter.burst,
             self.learned,
             self._reserved(),
-            0.0 if error is None else self._kept_back(0.0),
+            0.0 if error is None else self._kept_back(0.0, now),
             held,
             full_at,
             valid_until,

@@ -330,11 +330,12 @@ class Bucket:
 
 @attrs.define(eq=False)
 class Entry:
-    """Charges of one granule: they count until a period after `at`, the latest of them."""
+    """Charges of one granule: they count until a period after `at`, the latest of them. `open`: units of estimates among them."""
 
     at: float
     amount: float
     counted: bool = True
+    open: float = 0.0
 
 
 Mark = tuple[Entry, int]
@@ -346,6 +347,10 @@ class SlidingWindow:
 
     Args:
         memory: entries to remember after they have left, so that a longer period can bring them back.
+
+    Attributes:
+        gone: units of estimates that have left before they were corrected.
+        gone_ever: the same, with those that have been corrected since.
     """
 
     grain: ClassVar[float] = 0.0
@@ -364,6 +369,8 @@ class SlidingWindow:
     """When the last entry was begun."""
     _log: deque[Entry] = attrs.field(init=False, factory=deque[Entry])
     _past: deque[Entry] = attrs.field(init=False)
+    gone: float = attrs.field(init=False, default=0.0)
+    gone_ever: float = attrs.field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         self._past = deque(maxlen=self.memory)
@@ -377,7 +384,7 @@ class SlidingWindow:
         """When `amount` fits: `now` if at once, `inf` if it is more than the whole window."""
         if amount > self.limit:
             return math.inf
-        self._forget(now)
+        self.forget(now)
         over = self._used + amount - self.limit - WHOLE
         if over <= 0.0:
             return now
@@ -402,7 +409,7 @@ class SlidingWindow:
         """Take `amount`, whether it fits or not; returns its mark."""
         log = self._log
         if log and log[0].at + (self.period + self.margin) <= now:
-            self._forget(now)
+            self.forget(now)
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
@@ -425,7 +432,7 @@ class SlidingWindow:
         stay_for = self.period + self.margin
         if leaves_at >= now + stay_for:
             return self.charge(amount, now)
-        self._forget(now)
+        self.forget(now)
         self._used += amount
         self.charges = number = self.charges + 1
         if self.mirrored:
@@ -509,7 +516,7 @@ class SlidingWindow:
 
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`: what is held stays until the oldest entry leaves."""
-        self._forget(now)
+        self.forget(now)
         return self._used, math.inf, self._log[0].at + (self.period + self.margin) if self._log else math.inf
 
     def resize(self, limit: float, period: float, now: float) -> None:
@@ -520,16 +527,21 @@ class SlidingWindow:
             for entry in self._past:
                 entry.counted = True
                 self._used += entry.amount
+                self.gone -= entry.open
             self._log.extendleft(reversed(self._past))
             self._past.clear()
-        self._forget(now)
+        self.forget(now)
 
-    def _forget(self, now: float) -> None:
+    def forget(self, now: float) -> None:
+        """What was charged a period ago leaves."""
         log, stay_for = self._log, self.period + self.margin
         while log and log[0].at + stay_for <= now:
             entry = log.popleft()
             entry.counted = False
             self._used -= entry.amount
+            if entry.open:
+                self.gone += entry.open
+                self.gone_ever += entry.open
             self._past.append(entry)
         if not log:
             self._used = 0.0

@@ -11,14 +11,23 @@ import pytest
 
 from balancer.core.call import Demand, Usage
 from balancer.core.estimating import (
+    BOLD_Z,
     CHARACTERS_PER_TOKEN,
+    FIRST_SHARE,
+    FIRST_WARY,
     KNOWN,
+    LEAST_Z,
     LONGEST_ANSWER,
     MOST_MODELS,
     MOST_OFF,
+    SHARE_EACH,
+    SHARE_LOST,
+    SURE,
     EstimateError,
     Estimator,
     Estimators,
+    Trust,
+    Z,
 )
 from balancer.core.quota import Bucket, SlidingWindow
 
@@ -155,6 +164,83 @@ def test_few_ratios_are_not_trusted_to_be_the_mean() -> None:
             few.add(100, (40, 80)[number % 2])
     assert -200 < few.excess(1000, 100**2) < 0
     assert -400 < many.excess(1000, 100**2) < -200
+
+
+def test_the_mean_becomes_as_exact_as_one_of_decaying_weights() -> None:
+    """That is twice as exact as of as many as one of these weights is the inverse of."""
+    error = EstimateError()
+    for number in range(1000):
+        error.add(100, (40, 80)[number % 2])
+    assert error.samples == 127
+
+
+def test_what_will_take_less_frees_room_as_far_as_it_is_trusted_to() -> None:
+    """Half of it, but for what is kept free in any case until it has been seen to be true."""
+    half = EstimateError()
+    for _ in range(100):
+        half.add(10, 5)
+    kept_back = lambda share: half.kept_back(1000, 10_000, 200, share, 2000)  # noqa: E731
+    assert kept_back(0.0) == 0.0
+    assert kept_back(0.1) == pytest.approx(-0.1 * (500 - SURE * 2000))
+    assert kept_back(1.0) == pytest.approx(-500)
+
+
+def test_the_worst_is_kept_free_as_far_as_it_is_believed() -> None:
+    """A part of it in any case."""
+    error = EstimateError()
+    for number in range(1000):
+        error.add(10, 5 if number % 2 else 15)
+    kept_back = lambda share, limit=500: error.kept_back(1000, 10_000, 0, share, limit)  # noqa: E731
+    expected = (error.bias - 1.0) * 1000
+    worst = kept_back(0.0) - expected
+    assert kept_back(1.0) - expected == pytest.approx(worst * BOLD_Z / Z)
+    assert kept_back(2.0) - expected == pytest.approx(worst * LEAST_Z / Z)
+    assert kept_back(2.0, 2000) - expected == pytest.approx(SURE * 2000)
+    assert kept_back(2.0, 100_000) - expected == pytest.approx(worst)
+
+
+def test_trust_rises_by_what_is_served_with_it_and_slowly_once_that_was_refused() -> None:
+    """Attempts of one time tell no more than one of them."""
+    trust = Trust()
+    trust.served(0.0, 0.0)
+    assert trust.share == FIRST_SHARE
+    trust.served(0.0, 0.0)
+    assert trust.share == FIRST_SHARE
+    for _ in range(5):
+        trust.served(FIRST_SHARE, 1.0)
+    assert FIRST_SHARE < trust.share < 1.0
+    trust.served(trust.share, 2.0)
+    assert trust.share == 1.0
+    trust.served(1.0, 3.0)
+    assert trust.share == 1.0 + SHARE_EACH
+    trust.refused(3.0, 60.0, 4.0)
+    trust.refused(3.5, 60.0, 4.0)
+    assert trust.share == pytest.approx(1.0 + SHARE_EACH - SHARE_LOST)
+    trust.served(0.5, 5.0)
+    assert trust.share == pytest.approx(1.0 + 2 * SHARE_EACH - SHARE_LOST)
+
+
+def test_a_first_try_that_is_refused_is_not_repeated_for_a_while() -> None:
+    """Each time for longer."""
+    trust, now = Trust(), 0.0
+    for periods in (FIRST_WARY, 2 * FIRST_WARY):
+        trust.served(0.0, now)
+        trust.refused(now, 60.0, now)
+        trust.served(0.0, now + 60.0 * periods - 1.0)
+        assert trust.share == 0.0
+        now += 60.0 * periods
+    trust.served(0.0, now)
+    assert trust.share == FIRST_SHARE
+
+
+def test_what_answers_show_is_not_tried() -> None:
+    """Whether a provider counts estimates, or what attempts take."""
+    trust = Trust()
+    trust.shown(as_estimated=True, period=60.0, now=0.0)
+    trust.served(0.0, 60.0)
+    assert trust.share == 0.0
+    trust.shown(as_estimated=False, period=60.0, now=61.0)
+    assert trust.share == 1.0
 
 
 LIMIT, PERIOD = 100_000, 60.0

@@ -11,7 +11,7 @@ from balancer.core.estimating import KNOWN
 from balancer.core.learned import MOST_LEARNED, TIMES
 from balancer.core.ledger import SURPRISES, Ledger
 from balancer.core.limits import Counting, Limits, Rate
-from balancer.core.line import TOLD_WITHIN
+from balancer.core.line import COUNTED_WITHIN, TOLD_WITHIN
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import LEAST_MARGIN, MARGIN
 from balancer.core.reservation import Reservation
@@ -362,6 +362,109 @@ def test_a_refusal_that_the_excess_in_flight_explains_charges_nobody_else() -> N
     assert ledger.refused(refused, "tokens", None, 100.1)
     assert used(ledger, "tokens", 100.1) == 1000
     assert ledger.lines[0].foreign() == 400
+
+
+def halving() -> Ledger:
+    """Of a window of a thousand, 900 that are estimated are in flight; estimates have been twice the truth."""
+    ledger = Ledger(tokens())
+    teach(ledger, Demand(20), Usage(10), 0.0)
+    ledger.reserve(Demand(900), 100.0)
+    return ledger
+
+
+def test_an_answer_shows_that_what_attempts_take_is_counted_from_the_start() -> None:
+    """Then what they do not take is free, until they end or leave the window."""
+    ledger = halving()
+    (first,) = flying(ledger)
+    assert not ledger.admits(Demand(101), 101.0)
+    ledger.observe(observed(550, 1000, "tokens"), 101.0, first)
+    assert kept_back(ledger, 101.0) == -449  # what is shown may be one too small
+    assert ledger.admits(Demand(549), 101.0)
+    assert not ledger.admits(Demand(550), 101.0)
+    ledger.reserve(Demand(400), 110.0)
+    assert kept_back(ledger, 110.0) == pytest.approx(-649)  # the same share of what was sent since
+    assert kept_back(ledger, 165.0) == pytest.approx(-200)
+    ledger.settle(first, Usage(450), 166.0)
+    assert used(ledger, "tokens", 166.0) == pytest.approx(200)
+
+
+def test_an_answer_shows_that_estimates_are_counted_until_they_are_corrected() -> None:
+    """Then nothing else is tried; what ends leaves what is known of the others."""
+    ledger = halving()
+    second = ledger.reserve(Demand(60), 100.0)
+    ledger.observe(observed(40, 1000, "tokens"), 101.0, flying(ledger)[0])
+    ledger.served(second, 102.0)
+    assert ledger.admits(Demand(40), 102.0)
+    assert not ledger.admits(Demand(41), 102.0)
+    ledger.settle(second, Usage(30), 102.0)
+    assert kept_back(ledger, 102.0) == 0
+
+
+def test_without_headers_it_is_tried_whether_estimates_are_counted() -> None:
+    """With a little first, all at once when that was served; a refusal ends it."""
+    ledger = halving()
+    first, *_ = flying(ledger)
+    served = ledger.reserve(Demand(10), 100.0)
+    ledger.served(served, 101.0)
+    ledger.settle(served, Usage(5), 101.0)
+    room = -kept_back(ledger, 101.0)
+    assert 0 < room < 50
+    tried = ledger.earliest(Demand(96), 101.0)
+    assert tried == 101.0
+    assert ledger.admits(Demand(96), 101.0)
+    reservation = ledger.reserve(Demand(96), 101.0)
+    ledger.restamp(reservation, 101.1)
+    ledger.served(reservation, 102.0)
+    assert -kept_back(ledger, 102.0) > 4 * room
+    refused = ledger.reserve(Demand(10), 103.0)
+    ledger.refuse(refused, 103.1)
+    assert ledger.refused(refused, "tokens", None, 103.1)
+    assert kept_back(ledger, 103.1) >= 0
+    ledger.settle(first, Usage(450), 104.0)
+
+
+def test_while_the_worst_is_not_believed_attempts_are_sent_one_after_the_other() -> None:
+    """What is in flight is not known any better by the second, until the first has not been refused."""
+    ledger = unsure()
+    most = next(amount for amount in range(800, 0, -1) if ledger.admits(Demand(amount), 101.0))
+    ledger.lines[0]._trust.share = 1.0
+    assert ledger.admits(Demand(most + 10), 101.0)
+    ledger.reserve(Demand(most + 10), 101.0)
+    assert not ledger.admits(Demand(1), 101.0)
+    assert ledger.earliest(Demand(1), 101.0) == 101.0 + COUNTED_WITHIN
+    assert ledger.admits(Demand(1), 101.0 + COUNTED_WITHIN)
+
+
+def test_nothing_is_kept_free_for_what_has_left_the_window() -> None:
+    """Though its answer is still to come."""
+    ledger = unsure()
+    assert kept_back(ledger, 159.0) > 200
+    assert kept_back(ledger, 161.0) == 0
+    for reservation in flying(ledger):
+        ledger.settle(reservation, Usage(50), 162.0)
+    assert ledger.lines[0]._window is not None
+    assert ledger.lines[0]._window.gone == 0
+
+
+def test_before_any_answer_a_refusal_tells_how_wrong_estimates_are() -> None:
+    """Those to come are as wrong as those in flight, and nobody else is charged; not if it is more than estimates can be wrong."""
+    ledger = Ledger(tokens())
+    ledger.reserve(Demand(400), 0.0)
+    refused = ledger.reserve(Demand(300), 0.0)
+    ledger.refuse(refused, 0.1)
+    assert ledger.refused(refused, "tokens", 60.0, 0.1)
+    assert ledger.lines[0].foreign() == 0
+    assert ledger.admits(Demand(150), 0.2)
+    assert not ledger.admits(Demand(170), 0.2)
+    ledger.reserve(Demand(400), 70.0)
+    assert ledger.admits(Demand(150), 70.0)
+    assert not ledger.admits(Demand(170), 70.0)
+    other = Ledger(tokens())
+    other.reserve(Demand(100), 0.0)
+    refused = other.reserve(Demand(300), 0.0)
+    other.refuse(refused, 0.1)
+    assert other.refused(refused, "tokens", 60.0, 0.1)
+    assert other.lines[0].foreign() > 0
 
 
 def test_refusals_while_nothing_is_known_of_the_estimates_tell_of_these_first() -> None:
