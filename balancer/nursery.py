@@ -129,7 +129,7 @@ class BalancerNursery:
 
     # -- calls ------------------------------------------------------------------------------------------------------------
 
-    async def run(self, call: Call, attempt: Callable[[Lease], Awaitable[T]]) -> T:
+    async def run(self, call: Call, attempt: Callable[[Lease], Awaitable[T]], *, shows_limits: bool = False) -> T:
         """Serve one call by a function of yours: it is given a lease on an account and makes one attempt there.
 
         Returning is `Served`, charged as reserved unless `lease.report(usage=...)` was called. `AttemptFailed(outcome)` says
@@ -144,6 +144,8 @@ class BalancerNursery:
         Args:
             call: what is asked. Its demand is reserved before the attempt.
             attempt: makes one attempt. The lease ends when it returns, so a stream is consumed inside.
+            shows_limits: whether `attempt` tells `lease.observe` what its answers show of limits. An account of which none is known is
+                then asked by a few calls until the first answer, where its provider is known to show them.
 
         Raises:
             BalancerError: one of its children, with the decision.
@@ -157,7 +159,7 @@ class BalancerNursery:
             lease.settle(Served())
             return value
 
-        value, _ = await self._engine.drive(FunctionJob(call, perform, _evidence))
+        value, _ = await self._engine.drive(FunctionJob(call, perform, _evidence, shows_limits))
         return value
 
     def map(

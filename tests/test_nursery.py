@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from balancer import (
     Account,
@@ -24,7 +26,7 @@ from balancer import (
     Withdrawn,
     open_balancer,
 )
-from balancer.core.account import AccountState
+from balancer.core.account import COLD_LIMIT, AccountState
 from balancer.testing import HTTPReply, Reply, ScriptedBackend, ScriptedTransport
 
 ONE_AT_A_TIME = {"concurrency": 1}
@@ -78,6 +80,26 @@ class Caller:
             self.end = await balancer.run(call, attempt)
         except BalancerError as error:
             self.end = error
+
+
+@pytest.mark.parametrize(("shows_limits", "at_once"), [(True, COLD_LIMIT), (False, 10)])
+async def test_whether_a_function_shows_limits(shows_limits, at_once, balancing_once, autojump_clock):
+    """Only then an account with unknown ones is asked by a few calls until the first answer."""
+    began, answer = [], trio.Event()
+
+    async def attempt(lease):
+        began.append(trio.current_time())
+        await answer.wait()
+        lease.observe(())
+
+    only = Account(name="a", provider="openai", base_url="http://a.test/v1")
+    async with balancing_once(only) as balancer, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(partial(balancer.run, Call(), attempt, shows_limits=shows_limits))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(began) == at_once
+        answer.set()
+    assert len(began) == 10
 
 
 async def test_a_normal_exit_lets_running_attempts_finish(balancing, autojump_clock):

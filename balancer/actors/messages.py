@@ -36,11 +36,12 @@ class Ticket:
         give_up_at: trio time after which it is of no use.
         deadline: trio time by which the call must end, for the queue's order.
         now_or_never: for a hedge: it never queues.
+        shows_limits: whether answers show limits, so that an account with unknown ones is asked carefully.
     """
 
     __slots__ = (
         "_on_withdrawn", "_task", "avoid", "call", "came_at", "deadline", "decision", "dialect", "error", "give_up_at", "hold",
-        "lease", "model", "now_or_never", "open", "pool", "spot", "waiting",
+        "lease", "model", "now_or_never", "open", "pool", "shows_limits", "spot", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Ticket:
         give_up_at: float = float("inf"),
         deadline: float = float("inf"),
         now_or_never: bool = False,
+        shows_limits: bool = False,
     ) -> None:
         self.call = call
         self.decision = decision
@@ -64,6 +66,7 @@ class Ticket:
         self.give_up_at = give_up_at
         self.deadline = deadline
         self.now_or_never = now_or_never
+        self.shows_limits = shows_limits
         self.lease: Lease | None = None
         self.error: Exception | None = None
         self.hold: Hold | None = None  # what it had better wait for, though another account could take it

@@ -116,7 +116,7 @@ class Placer:
         """
         call, model, avoid, dialect = ticket.call, ticket.model, ticket.avoid, ticket.dialect
         demand, estimated = call.demand, call.estimated
-        cold = dialect is not None
+        cold = ticket.shows_limits
         scanned: list[tuple[AccountSnapshot, ...]] = []
         for tier in self.pools.get(ticket.pool, ()):
             able: list[AccountSnapshot] = []
@@ -333,7 +333,7 @@ class Placer:
                     least, refilled_at, refilled = total, at, supervisor
             elif at <= now:
                 awaited = awaited or supervisor
-                if snapshot.passed_over(ticket.model, demand, now, ticket.dialect is not None) not in AWAITED:
+                if snapshot.passed_over(ticket.model, demand, now, ticket.shows_limits) not in AWAITED:
                     look_at = min(look_at, snapshot.valid_until)
             hopeful = hopeful or (at < math.inf and snapshot.ejected_until <= now)
         return Outlook(earliest, hopeful, refilled_at, refilled, awaited, look_at)
@@ -347,7 +347,7 @@ class Placer:
             at = supervisor.earliest(model, demand, now)
             if at > now:
                 room_at = min(room_at, at)
-            elif not supervisor.snapshot(now).passed_over(model, demand, now, ticket.dialect is not None):
+            elif not supervisor.snapshot(now).passed_over(model, demand, now, ticket.shows_limits):
                 if claims.allow(supervisor, model, demand, now):
                     return now
         return room_at

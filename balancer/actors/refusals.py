@@ -102,5 +102,5 @@ def _why(supervisor: Supervisor, ticket: Ticket, now: float, *, ever: bool = Fal
     if ever:  # what ends by itself explains nothing
         lasting = tuple([pause for pause in snapshot.pauses if pause.until == math.inf])
         snapshot = snapshot._replace(concurrency=None, cold_limit=None, probing=False, ejected_until=-math.inf, pauses=lasting)
-    why = snapshot.passed_over(model, supervisor.demand(ticket.call, model), now, cold=ticket.dialect is not None)
+    why = snapshot.passed_over(model, supervisor.demand(ticket.call, model), now, cold=ticket.shows_limits)
     return f"{snapshot.state}, {why}" if why and why == snapshot.reason else why

@@ -30,6 +30,10 @@ INSTANTS = 10.0
 ROUNDED = 0.04
 """Share of a reset in whole seconds by which a window may be shorter: it is rounded up, against a date that is cut off even more."""
 
+MISSED = 0.01
+"""By how much the longest possible window may be too short for a usual one: answers to several models tell it, which may not share it.
+One that is left too early is refused, all at once; one that is longer by so much loses no more of the limit."""
+
 LATE = 0.1
 """By how much the longest possible period of a small burst may be too long: requests are counted later than they are sent."""
 
@@ -191,8 +195,9 @@ class Learning:
         """Of a fixed window that began before ours the bounds are of what was left of it, so that one which is met by chance is too short."""
         low, high = self._longest_reset, self._window_at_most
         high = high * (1 + NOISE) if low <= high < math.inf else low * 1.05
-        period = nice(low + max(WHOLE[0], -ROUNDED * low) if low.is_integer() else low, high)
-        return period if usual(period) else high
+        least = low + max(WHOLE[0], -ROUNDED * low) if low.is_integer() else low
+        periods = nice(least, high), nice(least, high * (1 + MISSED))
+        return next((period for period in periods if usual(period)), high)
 
     def _of_bucket(self) -> float:
         low, high = self._bounds()

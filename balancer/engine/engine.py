@@ -47,6 +47,11 @@ class Job(Protocol[T]):
         ...
 
     @property
+    def shows_limits(self) -> bool:
+        """Whether its answers show limits, where the account's provider does: then one with unknown limits is asked carefully."""
+        ...
+
+    @property
     def patience(self) -> float | None:
         """Seconds that the call may wait for accounts, in all; `None`: until its deadline, or if it has none as long as the
         engine lets a call wait."""
@@ -75,12 +80,13 @@ class FunctionJob(Generic[T]):
     """A call that a function of the application attempts, on any account.
 
     Args:
-        call, perform, evidence: see `Job`.
+        call, perform, evidence, shows_limits: see `Job`.
     """
 
     call: Call
     perform: Callable[[Lease], Awaitable[T]]
     evidence: Callable[[Exception, Lease], Evidence | None]
+    shows_limits: bool = False
     speaks: str | None = attrs.field(default=None, init=False)
     patience: float | None = attrs.field(default=None, init=False)
 
@@ -269,6 +275,7 @@ class _Drive(Generic[T]):
             min(self._deadline, now + self._patience - decision.waited_for),
             self._deadline,
             beside is not None,
+            job.shows_limits,
         )
         try:
             lease = await self._engine.dispatcher.place(ticket)

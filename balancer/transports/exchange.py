@@ -105,6 +105,11 @@ class Exchange:
     headers_timeout: float
 
     @property
+    def shows_limits(self) -> bool:
+        """Whether its answers show limits: those of an LLM's dialect do."""
+        return self.speaks is not None
+
+    @property
     def patience(self) -> float | None:
         """Seconds that it may wait for accounts: to its caller an account is what a connection of a pool is to others."""
         return self.timeouts.get("pool")

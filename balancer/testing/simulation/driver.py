@@ -227,6 +227,10 @@ class _World:
     epoch: float
     calls: list[SimulatedCall] = attrs.field(factory=list[SimulatedCall], init=False)
 
+    @property
+    def _shows_limits(self) -> bool:
+        return any(backend.headers != "absent" for backend in self.backends.values())
+
     async def run(self) -> Statistics:
         """The simulation, from 0."""
         async with open_balancer(self.config, epoch=self.epoch) as balancer:
@@ -245,7 +249,7 @@ class _World:
 
         try:
             with trio.CancelScope(deadline=arrived_at + kind.deadline_after) as scope:
-                await balancer.run(call, attempt)
+                await balancer.run(call, attempt, shows_limits=self._shows_limits)
                 outcome = SERVED
             if scope.cancelled_caught:
                 outcome = EXPIRED
