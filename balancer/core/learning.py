@@ -23,6 +23,7 @@ NICE = (86400.0, 3600.0, 60.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01)
 """Periods are chosen by people: of the values a measurement allows, the multiple of the coarsest of these is meant."""
 
 UNITS = (1.0, 60.0, 3600.0, 86400.0)
+"""Seconds of the units that people count periods in."""
 
 INSTANTS = 10.0
 """Seconds of the longest reset before which the last of these says nothing: it would explain any window of a few seconds."""
@@ -208,9 +209,9 @@ class Learning:
         elif most <= FAR * least:
             low = max(self._if_full, self._longest_reset)
             return nice(low, max(low, most))
-        usual = next((period for period in USUAL if low <= period <= high < math.inf), None)
-        if usual and not self._surprised:
-            return usual
+        meant = next((period for period in USUAL if low <= period <= high < math.inf), None)
+        if meant and not self._surprised:
+            return meant
         if not self._short:
             high = min(high, self._alone)
             if self._window_at_most < math.inf:  # it may as well be a window

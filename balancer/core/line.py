@@ -50,7 +50,7 @@ WHOLE_SECONDS = 2.0
 """Seconds by which a reset in whole seconds may come sooner than it says: an instant that is rounded up, read against a date that is
 cut off."""
 
-USUAL = (1.0, 5.0, 10.0, 30.0, 60.0, 3600.0, 86400.0)
+OF_WINDOWS = (1.0, 5.0, 10.0, 30.0, 60.0, 3600.0, 86400.0)
 """Seconds of the periods that windows usually have."""
 
 TOLD_WITHIN = 60.0
@@ -419,9 +419,8 @@ class Line:
             self._assume(least - remaining, now)
         if error is not None:
             self._show(left - remaining + rounding, error, now)
-        by = (
-            least - remaining - max(0.0, self._kept_back(0.0, now))
-        )  # that is not used by anybody else, and is kept free already
+        kept_back = max(0.0, self._kept_back(0.0, now))  # it is not used by anybody else, and is kept free already
+        by = least - remaining - kept_back
         fits = sent.amount if sent.refused and remaining < sent.amount else 0.0
         more = 0.0
         if by > max(rounding, counter.grain):
@@ -443,7 +442,7 @@ class Line:
         next period that is usual, and where that has been learned already, our own count is better.
         """
         counter = self.counter
-        longest = next((period for period in USUAL if period >= counter.period), 0.0)
+        longest = next((period for period in OF_WINDOWS if period >= counter.period), 0.0)
         until = now + reset_after - (WHOLE_SECONDS if reset_after.is_integer() else 0.0)
         if isinstance(counter, SlidingWindow) and longest > counter.period and counter.level(now)[2] < until:
             counter.hold(counter.limit - remaining, until, longest)
