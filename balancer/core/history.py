@@ -99,9 +99,12 @@ class History:
 def book(line: Line, reservation: Reservation) -> None:
     """Charge a new line with an attempt in flight."""
     amount = line.demanded(reservation.demand)
+    mark = line.book(amount, reservation.at) if amount else None
+    if reservation.connecting:
+        line.connecting(amount, mark)
     reservation.lines = (*reservation.lines, line)
     reservation.amounts = [*reservation.amounts, amount]
-    reservation.marks = [*reservation.marks, line.book(amount, reservation.at) if amount else None]
+    reservation.marks = [*reservation.marks, mark]
 
 
 def is_known(sent: Reservation, dimension: str) -> bool:

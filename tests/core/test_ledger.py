@@ -148,6 +148,24 @@ def test_requests_that_wait_for_connections_are_never_too_many(
     assert not find_overruns(SimulatedLimit("requests", 60, 6.0, burst=12), [(at, 1.0) for at in sorted(counted)])
 
 
+@pytest.mark.parametrize("way", ["restamp", "refund", "settle"])
+def test_a_limit_that_is_learned_while_requests_wait_for_connections(way: str) -> None:
+    """They wait in its line, too, and nothing of it stays when they do no more."""
+    ledger = Ledger(Limits())
+    answered, waiting = reserve(ledger, 0.0, times=2)
+    ledger.connecting(waiting)
+    ledger.observe((LimitSeen("requests", "requests", 60, 58, 2.0, period=60.0),), 0.1, answered)
+    (line,) = ledger.lines
+    assert line.counter.unsent == 1
+    if way == "restamp":
+        ledger.restamp(waiting, 0.2)
+    elif way == "refund":
+        ledger.refund(waiting, 0.2)
+    else:
+        ledger.settle(waiting, None, 0.2)
+    assert line.counter.unsent == 0
+
+
 def test_views_hold_until_the_next_change() -> None:
     """A bucket's view computes its refill; a window's holds until the oldest charge leaves."""
     ledger = Ledger(Limits(requests_per_minute=60, burst=10))
