@@ -142,11 +142,11 @@ class LearnedLimits:
         """An answer for a model shows a limit: all groups of its name, the model's, and whether a model has changed its group. A model
         that shows another amount goes to the group of that amount, to one of its own, or takes its group along if it is alone.
 
-        `None` if there is nothing to learn, or too much.
+        `None` if there is nothing to learn, or too much. A limit of less than one unit would never admit anything: it is a lie.
         """
         key = seen.dimension, seen.name
         groups = self._by_key.get(key)
-        limit = float(seen.limit) if seen.limit is not None and 0 < seen.limit <= MOST_AMOUNT else None
+        limit = float(seen.limit) if seen.limit is not None and 1 <= seen.limit <= MOST_AMOUNT else None
         if groups is None:
             if seen.dimension not in DIMENSIONS or limit is None or self._full():
                 return None

@@ -319,6 +319,7 @@ def test_a_refused_request_is_not_in_the_count_that_refused_it() -> None:
         requests(math.nan, 5, 1),
         requests(-5, 0, 1),
         requests(0, 0, 1),
+        requests(0.5, 0, 1),
         requests(1e300, 0, 1),
         requests(50, 0, math.inf),
         requests(50, 0, -1),
