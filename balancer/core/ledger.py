@@ -129,13 +129,16 @@ class Ledger:
         return {line: line.demanded(demand) for line in self._lines_for(model)}
 
     def fitting(self, demand: Demand, model: str | None = None) -> Demand:
-        """An estimate cut to what every rate of the model can ever admit: an estimate is no reason never to try."""
+        """An estimate cut to what every rate of the model can ever admit, one unit at least: an estimate is no reason never to try."""
         for line in self._lines_for(model):
             amount = line.demanded(demand)
             if amount > line.counter.burst and line.dimension in ESTIMATED:
                 share = line.counter.burst / amount
                 tokens, output = int(demand.input_tokens * share), int(demand.output_tokens * share)
                 demand = Demand(tokens, output, demand.requests, demand.images, int(demand.output_bound * share))
+                if not line.demanded(demand):  # for nothing there is always room
+                    one = ("output_tokens", "max_output_tokens") if line.dimension == "output_tokens" else ("input_tokens",)
+                    demand = demand._replace(**dict.fromkeys(one, 1))
         return demand
 
     def day_ends_at(self, now: float) -> float | None:

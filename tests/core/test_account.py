@@ -744,6 +744,17 @@ def test_an_estimate_larger_than_a_limit_is_tried_all_the_same():
     assert state.earliest("m", huge.demand, 0.0) == math.inf
 
 
+@pytest.mark.parametrize("dimension", ["tokens", "input_tokens", "output_tokens"])
+def test_an_estimate_is_never_cut_to_nothing(dimension):
+    """Of a limit that is shown used up no more is known than that a unit fits. Nothing would pass it, its pause and the other limits."""
+    state = account_state(limits={"tokens_per_minute": 6000})
+    attempt(state, RateLimited(dimension, 30.0), demand=TOKENS, limits=(LimitSeen(dimension, dimension, 500, 0, 30.0),))
+    demand = state.demand(GUESS, "m")
+    assert getattr(demand, dimension) == 1
+    assert try_admit(state, "m", demand, 1.0) is None
+    assert 30.0 <= state.earliest("m", demand, 1.0) < 40.0
+
+
 def test_estimates_that_were_wrong_keep_room_free_while_attempts_run():
     """Twice what was estimated so far: half as much goes at once."""
     state = account_state(limits={"tokens_per_minute": 6000})
