@@ -13,7 +13,7 @@ from itertools import islice
 
 import attrs
 
-from balancer.core.line import ESTIMATED, Line
+from balancer.core.line import COUNTED_WITHIN, ESTIMATED, Line
 from balancer.core.reservation import Reservation
 
 REMEMBERED = 256
@@ -66,7 +66,7 @@ class History:
 
     def counted(self, dimension: str, reservation: Reservation, reset_after: float, now: float) -> tuple[float, float]:
         """Units that the provider had surely counted when it wrote the answer to `reservation`, and seconds since the first of these was
-        sent: of itself alone or with others before it that have been served, whichever tells most of a reset in so many seconds."""
+        sent: of itself alone or with others well before it that have been served, whichever tells most of a reset in so many seconds."""
         model = reservation.model
         last: Reservation | None = reservation
         if reservation.refunded:
@@ -77,7 +77,7 @@ class History:
         counted = best = _at_least(last, dimension), now - last.at
         lately = [sent for sent in islice(reversed(self.recent), LATELY) if sent.usage is not None and sent.model == model]
         for sent in sorted(lately, key=lambda sent: sent.at, reverse=True):
-            if sent is last or sent.at > last.at:
+            if sent is last or sent.at > last.at - COUNTED_WITHIN:
                 continue
             counted = counted[0] + _at_least(sent, dimension), max(counted[1], now - sent.at)
             best = min(best, counted, key=lambda each: (each[1] + reset_after) / each[0] if each[0] else math.inf)

@@ -77,6 +77,15 @@ def test_what_was_served_before_was_counted_as_well() -> None:
     assert history.counted("tokens", answered, 0.0, 5.0) == (150.0, 3.0)
 
 
+def test_what_was_sent_at_the_same_moment_is_not_surely_counted() -> None:
+    """The provider may have counted it after the request that it answers, and written the answer's limits in between."""
+    history = History()
+    sent(history, 0.0, usage=Usage(100))
+    for at in (2.9, 3.0):
+        sent(history, at, usage=Usage(100))
+    assert history.counted("requests", sent(history, 3.0, ended=False), 60.0, 5.0) == (2.0, 5.0)
+
+
 def test_what_has_ended_is_forgotten_in_time() -> None:
     """Memory is bounded."""
     history = History()
