@@ -101,7 +101,7 @@ BAD_ACCOUNTS = [
     (account(limits={"concurrency": 0}), "limits.concurrency: 0; allowed: a whole number from 1 to 1e+06"),
     (account(limits={"concurrency": 1.0}), "limits.concurrency: 1.0; allowed: a whole number"),
     (account(limits={"requests": "5/fortnight"}), "limits.requests: '5/fortnight'; allowed: \"500/min\""),
-    (account(limits={"requests": [{"amount": 5}]}), "limits.requests[0].per: missing; allowed: a number above 0"),
+    (account(limits={"requests": [{"amount": 5}]}), "limits.requests[0].per: missing; allowed: a number from 1e-06"),
     (account(limits={"requests_per_minute": "500"}), "limits.requests_per_minute: '500'; allowed: a number above 0"),
     (account(limits={"window": "fixed"}), 'limits.window: \'fixed\'; allowed: one of "bucket", "sliding"'),
     (KEY, "the configuration: a text; allowed: a table"),

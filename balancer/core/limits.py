@@ -23,7 +23,7 @@ _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": DAY, **PERIODS}
 _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)/([a-z]+)", re.ASCII)
 RATE_FORMS = '"500/min" (second, min, hour, day, month), { amount = 5, per = 2.0 }, or a list of them'
 AMOUNT = Range(float, low=0.0, above=True, high=1e15)
-PERIOD = Range(float, low=0.0, above=True, high=DAY * 366)
+PERIOD = Range(float, low=1e-6, high=DAY * 366)
 PERIOD_FORMS = f"{PERIOD.allowed}, or one of " + ", ".join(f'"{period}"' for period in PERIODS)
 _SHARED = 'a list of names from [shared_limits]: ["organisation"]'
 _MODELS = "a table from model name to a table of limits"
@@ -94,7 +94,7 @@ class Rate:
 
     Args:
         amount: how much of the dimension, > 0.
-        per: the period in seconds, > 0.
+        per: the period in seconds, >= 1e-6: a much shorter one could not be divided by the amount.
         counting: how the provider counts it, as far as it is said here.
     """
 

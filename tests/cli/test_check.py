@@ -107,7 +107,7 @@ accounts[3].limits.requests[0].zone: 'Mars'; allowed: a name of the IANA time zo
 accounts[3].limits.requests[1].window: 'calendar'; allowed: a rate per "day" or per "month"
 accounts[3].limits.requests[2].burst: 9; allowed: at most 5, the amount per 60 s
 accounts[3].limits.requests[3].busrt: unknown key; allowed: amount, per, window, burst,
-accounts[3].limits.requests[4].per: 'year'; allowed: a number above 0
+accounts[3].limits.requests[4].per: 'year'; allowed: a number from 1e-06
 balancer.max_waiting: -1; allowed: a whole number from 0
 routes[0].fallback_models[0]: 'smal' (did you mean "small"?); allowed: a model that an account of the pool "default" offers
 routes[0].model: 'unknown'; allowed: a model that an account of the pool "chat" offers

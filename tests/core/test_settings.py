@@ -59,9 +59,10 @@ def test_forms_of_a_rate(form, rate):
         ("\u0665/min", ["the configuration: '\u0665/min'; allowed"]),
         ("1_0/min", ["the configuration: '1_0/min'; allowed"]),
         (500, ["the configuration: 500; allowed"]),
-        ({"amount": 5}, ["per: missing; allowed: a number above 0"]),
+        ({"amount": 5}, ["per: missing; allowed: a number from 1e-06"]),
         ({"amount": 0, "per": math.inf, "x": 1}, ["x: unknown key", "amount: 0; allowed", "per: inf; allowed"]),
         ({"amount": True, "per": "2"}, ["amount: True; allowed", "per: '2'; allowed"]),
+        ({"amount": 5, "per": 5e-324}, ["per: 5e-324; allowed: a number from 1e-06"]),
     ],
 )
 def test_a_wrong_rate(form, texts):
