@@ -143,10 +143,12 @@ OPENAI = OpenAICompatible(
             family("requests", "requests", "-requests"),
             family("tokens", "tokens", "-tokens"),
             family("tokens", "project-tokens", "-project-tokens"),
+            family("tokens", "tokens-usage-based", "-tokens_usage_based"),
         ),
         reset_after,
     ),
     shows_limits=True,
 )
-"""Six headers on every answer, of a minute or a day as the tier has it: the period is learned. Nothing of how it counts is
-documented, so nothing is preset: reservations, adjusted by the usage."""
+"""Six headers on every answer, of a minute or a day as the tier has it: the period is learned. Some show tokens of the project, or
+those that are counted by usage, beside these. Nothing of how it counts is documented, so nothing is preset: reservations, adjusted
+by the usage."""

@@ -205,6 +205,7 @@ def limit(name, limit_value=None, remaining=None, reset=None):
         ([], ()),
         (HEADERS, (REQUESTS, TOKENS)),
         (limit("project-tokens", b"9000", b"8000", b"1s"), (LimitSeen("tokens", "project-tokens", 9000, 8000, 1),)),
+        (limit("tokens_usage_based", b"9000", b"8000", b"1s"), (LimitSeen("tokens", "tokens-usage-based", 9000, 8000, 1),)),
         (limit("tokens", b"100", b"50", b"300"), (LimitSeen("tokens", "tokens", 100, 50, 300),)),
         (limit("tokens", None, b"50"), (LimitSeen("tokens", "tokens", None, 50),)),
         (limit("tokens", b"-1", b"-1", b"0"), ()),
