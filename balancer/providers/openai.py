@@ -121,7 +121,9 @@ class OpenAICompatible:
             return Evidence(SERVED, None, limits)
         said = read_error(body)
         if said.headers and not limits:
-            limits = of_period(self.limits_seen(Headers((*headers.raw, *said.headers))), said.message)
+            limits = self.limits_seen(Headers((*headers.raw, *said.headers)))
+        if self.limits.families and not self.shows_limits:
+            limits = of_period(limits, said.message)
         return self._judged(Case(status, headers, said, limits, now))
 
     def evidence_of_error(self, body: bytes, now: float) -> Evidence:

@@ -124,13 +124,13 @@ def test_refusals(name, pairs, body, outcome):
 
 
 def test_limits_repeated_in_a_body():
-    """OpenRouter repeats its headers in the body; the text tells the limit of a minute from that of a day."""
+    """OpenRouter repeats its headers in the body; the text tells the limit of a minute from that of a day, wherever it is shown."""
     minute = get_provider("openrouter").evidence(429, headers(DATE), free_models("min", "20", "1790512230000"), NOW)
     assert minute.limits == (LimitSeen("requests", "requests-minute", 20, 0, 30, period=60.0),)
     day = get_provider("openrouter").evidence(429, headers(DATE), free_models("day", "50", "1790553600000"), NOW)
     assert day.limits == (LimitSeen("requests", "requests-day", 50, 0, 41400, period=DAY),)
     shown = get_provider("openrouter").evidence(429, headers(*openrouter("9")), free_models("min", "7", "1"), NOW)
-    assert shown.limits == (LimitSeen("requests", "requests", 20, 0, 9),)
+    assert shown.limits == (LimitSeen("requests", "requests-minute", 20, 0, 9, period=60.0),)
 
 
 @pytest.mark.parametrize(
