@@ -77,7 +77,7 @@ def _small(rng: random.Random) -> Demand:
 
 
 EQUAL = Pool(
-    "10 equal accounts: 60 requests a minute each, one at a time",
+    "10 equal accounts: 60 requests a minute each, in bursts of 1",
     {f"account-{place}": {"requests_per_minute": 60, "burst": 1} for place in range(10)},
     CallMix(CallClass("any", _small, deadline_after=10.0)),
     600.0,

@@ -313,7 +313,10 @@ class Dispatcher:
         elif outlook.earliest == math.inf:
             self._refuse(ticket, no_account(ticket, self.placer.pools, now))
         elif outlook.earliest > ticket.give_up_at or ticket.give_up_at <= now:
-            self._refuse(ticket, too_late(ticket, self.placer.accounts(ticket), outlook.earliest, now, outlook.awaited))
+            retry_at = outlook.earliest
+            if ticket.came_at == now:  # of those that have waited very many may be refused at once
+                retry_at = max(retry_at, self._certainly_at(ticket, now))
+            self._refuse(ticket, too_late(ticket, self.placer.accounts(ticket), retry_at, now, outlook.awaited))
         else:
             return False
         return True

@@ -244,6 +244,12 @@ class Limits:
         names = tuple(cast("Iterable[object]", shared)) if isinstance(shared, list | tuple) else (None,)
         if not all(isinstance(name, str) for name in names):
             faults.append(Fault("shared", shown(cast("object", shared)), _SHARED))
+        else:  # named twice it would be charged twice
+            faults += [
+                Fault(f"shared[{place}]", shown(name), f"a name that shared[{names.index(name)}] does not have")
+                for place, name in enumerate(names)
+                if names.index(name) < place
+            ]
         if faults:
             raise ConfigError(faults)
         self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

@@ -424,6 +424,22 @@ async def test_behind_higher_priority(balancing, autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+async def test_who_has_not_even_time_enough_alone_is_told_of_those_before_it(balancing, autojump_clock):
+    """The time at which an account refills helps nobody who goes behind others; without them it is what counts."""
+    account = {"name": "a", "limits": {"requests": {"amount": 1, "per": 10.0}}}
+    async with balancing(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        await calls.start("served")
+        await calls.start("alone", within=5.0)
+        assert calls.ends["alone"].retry_at == pytest.approx(calls.start_at + 10.0, abs=0.2)
+        for number in range(3):
+            await calls.start(number, priority=1)
+        await calls.start("behind", within=5.0)
+        assert isinstance(calls.ends["behind"], DeadlineUnreachable)
+        assert calls.ends["behind"].retry_at == pytest.approx(calls.start_at + 40.0, abs=0.2)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("window", ["bucket", "sliding"])
 async def test_none_is_refused_that_could_have_been_in_time(window, balancing_once, autojump_clock):
     """Calls with one deadline at the very edge: as many are served as without any early refusal."""

@@ -97,6 +97,7 @@ def test_short_forms_join_the_long_ones():
                 "burst: 10; allowed: at most 9, the amount of input_tokens",
             ],
         ),
+        ({"shared": ["org", "team", "org"]}, ["shared[2]: 'org'; allowed: a name that shared[0] does not have"]),
         ({3: 4}, ["3: unknown key; allowed: texts as keys"]),
         (3, ["the configuration: 3; allowed: a table of limits"]),
     ],
