@@ -418,7 +418,7 @@ def _shared_limits(given: object, faults: list[Fault]) -> dict[str, Limits]:
 
 
 def _limits_of_nobody(accounts: Mapping[int, Account], shared: object) -> Iterator[Fault]:
-    """Limits that an account names and nobody has, or names twice, and those of models that it does not offer."""
+    """Limits that an account names and nobody has, and those of models that it does not offer."""
     given = set(cast("Mapping[object, object]", shared)) if isinstance(shared, Mapping) else set[object]()
     names = {name for name in given if isinstance(name, str)}
     for place, account in accounts.items():
@@ -426,8 +426,6 @@ def _limits_of_nobody(accounts: Mapping[int, Account], shared: object) -> Iterat
         for position, name in enumerate(limits.shared):
             if name not in names:
                 yield Fault(f"{path}.shared[{position}]", told(name) + hint(name, names), "a name from [shared_limits]")
-            elif (first := limits.shared.index(name)) < position:
-                yield Fault(f"{path}.shared[{position}]", told(name), f"a name that shared[{first}] does not have")
         offered = limits.models if account.models is None else account.models
         for model in limits.models:
             if model not in offered:
