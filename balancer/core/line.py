@@ -499,7 +499,7 @@ class Line:
         if more <= 0.0:
             self._doubted, self._tracked = False, bool(self._evidence)
             return False
-        reset_after = seen.reset_after or 0.0
+        reset_after = float(seen.reset_after or 0.0)
         late_for = AT_ONCE * counter.period + (min(1.0, ROUNDED * counter.period) if reset_after.is_integer() else 0.0)
         if held_until < now + reset_after - late_for:
             return None  # a window of the provider's own, which began after charges that we still count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -553,8 +554,8 @@ def test_a_model_that_joins_a_learned_limit_counts_against_it_at_once() -> None:
 class Shown:
     """An account of which answers show what one counter per model, or one for all, leaves of sixty a minute."""
 
-    def __init__(self, window: str, *, shared: bool = False) -> None:
-        self.window, self.shared = window, shared
+    def __init__(self, window: str, *, shared: bool = False, whole_seconds: bool = False) -> None:
+        self.window, self.shared, self.whole_seconds = window, shared, whole_seconds
         self.counters: dict[str, Counter] = {}
         self.ledger, self.now, self.refusals = Ledger(Limits()), 0.0, 0
 
@@ -578,6 +579,8 @@ class Shown:
             counter.take(1.0, self.now)
         self.now += answered_after
         left, reset_after = (60 - counter.used(self.now)) // 1, counter.reset_after(self.now)
+        if self.whole_seconds:
+            reset_after = math.ceil(reset_after)
         self.ledger.observe((LimitSeen("requests", "requests", 60.0, left, reset_after),), self.now, reservation)
         self.ledger.settle(reservation, None, self.now)
         return True
@@ -609,6 +612,14 @@ def test_a_model_that_shows_more_than_a_shared_limit_could_leave_has_its_own(win
     shown.ask_all("ab", 120.0)
     assert shown.refusals == 0
     assert all(shown.counter(model).used(shown.now) > 55.0 for model in "ab")
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_a_reset_may_be_an_integer(window: str) -> None:
+    """Some providers write so, and it is read so."""
+    shown = Shown(window, whole_seconds=True)
+    shown.ask_all("ab", 12.0)
+    assert shown.groups() == 2
 
 
 @pytest.mark.parametrize("window", ["bucket", "sliding"])
