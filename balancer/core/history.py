@@ -93,7 +93,7 @@ class History:
             used -= _at_least(sent, dimension)
             if used <= 0.0:  # what was counted last is held longest
                 return now - sent.at
-        return now - min(sent.at for sent in (*counted, *self.open))
+        return now - min((sent.at for sent in (*counted, *self.open)), default=-math.inf)
 
 
 def book(line: Line, reservation: Reservation) -> None:
