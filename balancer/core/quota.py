@@ -268,8 +268,11 @@ class Bucket:
         backlog = self._full_at - self.unsent * self._unit - now
         if backlog + late_for <= 0.0:
             busy_since, late_for = now, self.margin
-        backlog = max(0.0, backlog)
-        return backlog, busy_since, max(late_for, self.margin - backlog)
+        if backlog < 0.0:  # noqa: PLR1730 - both as in `charge`
+            backlog = 0.0
+        if late_for < self.margin - backlog:  # noqa: PLR1730
+            late_for = self.margin - backlog
+        return backlog, busy_since, late_for
 
     def take_back(self, mark: int, amount: float) -> None:
         """Undo `amount` of a charge: worth no more than the least backlog that any later charge found."""
@@ -419,7 +422,8 @@ class SlidingWindow:
             lows.last, lows.top = number, low
         if log and now - self._begun_at < self.period / GRANULES:
             entry = log[-1]
-            entry.at = max(entry.at, now)
+            if now > entry.at:  # noqa: PLR1730 - as in `Bucket.charge`
+                entry.at = now
             entry.amount += amount
         else:
             self._begun_at = now
