@@ -176,13 +176,13 @@ class Ledger:
         """The request waits for a connection, and is written only then."""
         if not (reservation.ended or reservation.connecting):
             reservation.connecting = True
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            for line, amount, mark in reservation.booked():
                 line.connecting(amount, mark)
 
     def _connected(self, reservation: Reservation) -> None:
         """Or the attempt has ended while it waited."""
         reservation.connecting = False
-        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+        for line, amount, mark in reservation.booked():
             line.connecting(-amount, mark)
 
     def restamp(self, reservation: Reservation, now: float) -> None:
@@ -215,19 +215,19 @@ class Ledger:
             self._connected(reservation)
         del self._open[reservation]
         self._recent.append(reservation)
-        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+        for line, amount, mark in reservation.booked():
             line.end(amount, mark, reservation.demand, usage, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
         """End a reservation that never reached the provider. Further ends change nothing."""
         if self._ends_refunded(reservation):
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            for line, amount, mark in reservation.booked():
                 line.undo(amount, mark)
 
     def refuse(self, reservation: Reservation, now: float) -> None:
         """End a reservation that the provider refused: what it counts all the same stays charged. Further ends change nothing."""
         if self._ends_refunded(reservation):
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            for line, amount, mark in reservation.booked():
                 if line.failed_charged or line in self._paces.lines:  # a pace is of what is sent
                     line.end(amount, mark, reservation.demand, None, now)
                 else:
