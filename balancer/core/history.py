@@ -13,7 +13,8 @@ from itertools import islice
 
 import attrs
 
-from balancer.core.line import ESTIMATED, Line
+from balancer.core.call import ESTIMATED
+from balancer.core.line import Line
 from balancer.core.reservation import Reservation
 
 REMEMBERED = 256

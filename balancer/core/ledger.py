@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from balancer.core.calendar import APART, LENGTHS, CalendarWindow, Period, load_zone, next_start
-from balancer.core.call import Demand, Usage
+from balancer.core.call import ESTIMATED, Demand, Usage
 from balancer.core.dimension import DimensionSnapshot
 from balancer.core.history import REMEMBERED, WRONG, History, is_known
 from balancer.core.learned import MOST_MODELS, Learned, LearnedLimits
 from balancer.core.learning import LONGEST
 from balancer.core.limits import NO_PRESETS, Limits, Presets
-from balancer.core.line import ESTIMATED, Line, configured
+from balancer.core.line import Line
+from balancer.core.lines import lines_of, make_line
 from balancer.core.outcome import LimitSeen
 from balancer.core.paces import Paces
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
@@ -274,9 +274,9 @@ class Ledger:
             again_at = until if sent.refused and remaining < sent.amount else None
             if again_at is None and limit_seen.reset_after is not None:
                 again_at = now + limit_seen.reset_after
-            more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
+            more = line.observe(remaining, limit_seen.rounding, sent, now, again_at or now) or more
             if taught is not None and not taught[1].learning.continuous and limit_seen.reset_after is not None:
-                line.hold(remaining, float(limit_seen.reset_after), now)
+                line.mirror.hold(remaining, float(limit_seen.reset_after), now)
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
@@ -456,7 +456,7 @@ class Ledger:
         if old is not None and _form(old.counter) == _form(counter):
             return False
         models, others = self._learned.scope(groups, learned)
-        line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
+        line = make_line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
         if old is not None and old.take_over(line, now):
             line = old
         else:
@@ -488,7 +488,7 @@ class Ledger:
         """Tell models apart that an answer shows not to share a limit, or take together those that do; returns the model's line."""
         model = reservation.model
         if len(learned.models) > 1 and learned.sure:
-            contradicts = line.contradicted(seen, remaining, reservation.sent(line), now)
+            contradicts = line.mirror.contradicted(seen, remaining, reservation.sent(line), now)
             if learned.refuted(model, contradicts, now) and (own := self._learned.split(groups, learned, model)):
                 flying = self._history.taken({model}, line.dimension, reservation.at, flying=True) - reservation.taken(
                     line.dimension
@@ -508,10 +508,7 @@ class Ledger:
 
     def _part(self, groups: list[Learned], learned: Learned, old: Line, most: float, now: float) -> Line:
         """Give a rate a line of its own for the models that it holds for now, which counts as `old` does, with room for `most` units."""
-        models, others = self._learned.scope(groups, learned)
-        counter = attrs.evolve(old.counter)
-        line = Line(old.dimension, old.name, counter, learned=True, models=models, other_models=others)
-        line.error, line.least_margin = copy(old.error), old.least_margin
+        line = old.part(*self._learned.scope(groups, learned))
         self._recount(line, most, now)
         learned.recounted(line, now)
         self._arrange()
@@ -522,7 +519,7 @@ class Ledger:
         units, since it is not remembered for ever: then somebody else is charged, until answers show more."""
         line.counter.mirrored = True
         self._history.charge(line)
-        line.lower_to(most, now)
+        line.mirror.lower_to(most, now)
 
     def _learn_burst(
         self,
@@ -541,16 +538,7 @@ class Ledger:
         if (not reservation.refunded or (refused and refused_for)) and is_known(reservation, dimension):
             learning.show(amount)
         if refused and refused_for and line is not None and room(line.counter, now) >= amount:
-            learning.refused(amount, remaining + line.ours(now))
-
-
-def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:
-    """A line for every configured rate, those of single models among them."""
-    for terms in limits.terms(presets):
-        yield configured(terms, anchor)
-    for model, own in limits.models.items():
-        for terms in own.terms(presets):
-            yield configured(terms, anchor, frozenset((model,)))
+            learning.refused(amount, remaining + line.mirror.ours(now))
 
 
 def _form(counter: Counter) -> tuple[object, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from balancer.core.call import Demand, Usage
-from balancer.core.line import Line, Sent
+from balancer.core.line import Line
+from balancer.core.mirror import Sent
 
 NOTHING: list[Any] = []
 """Of a reservation without lines; never added to."""
