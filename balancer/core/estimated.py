@@ -66,13 +66,11 @@ class EstimatedLine(Line):
     """The error of the estimates, as refusals tell it before answers do."""
     _trust: Trust = attrs.field(init=False, factory=Trust)
     """In attempts in flight; of windows alone: a bucket loses only some of its burst by being wary."""
-    _tried: float = attrs.field(init=False, default=0.0)
-    """The share of trust without which there would have been no room for the next charge."""
     _try_at: float = attrs.field(init=False, default=-math.inf)
     """When the next charge may be that has room only by trust: one after the other where the worst is what is not believed, since that
     is not known any better until one is refused."""
     _tries: dict[int, float] = attrs.field(init=False, factory=dict[int, float])
-    """The same share, of open attempts, by the number of their charge."""
+    """The share of trust without which there would have been no room, of open attempts, by the number of their charge."""
     _booked_at: float = attrs.field(init=False, default=-math.inf)
     _unshown_until: float = attrs.field(init=False, default=-math.inf)
     """Until when answers are not believed to show it."""
@@ -127,8 +125,7 @@ class EstimatedLine(Line):
             needed = counter.burst
         if counter.earliest(needed, now) > now:
             return False
-        self._tried = self._trust.share if self._trust.share and self._is_try(amount, now) else 0.0
-        return not (self._tried and kept_back > 0.0 and now < self._try_at)
+        return not (now < self._try_at and kept_back > 0.0 and self._trust.share and self._is_try(amount, now))
 
     def _is_try(self, amount: float, now: float) -> bool:
         """Whether there is room for `amount` only by trust."""
@@ -168,12 +165,17 @@ class EstimatedLine(Line):
 
     # -- booking ----------------------------------------------------------------------------------------------------------
 
-    def book(self, amount: float, now: float) -> Any:
-        """Charge what a reservation demands, > 0, or hold it until the end; returns its mark."""
+    def book(self, amount: float, now: float, tried: float | None = None) -> Any:
+        """Charge what a reservation demands, > 0, or hold it until the end; returns its mark. `tried`: the share of trust without which
+        there would be no room for it; `None`: as it is now."""
         if self._produced:
             self._squares += amount * amount
             self._pending += amount
             return HELD
+        if tried is None:
+            tried = self._trust.share
+            if tried and not self._is_try(min(amount, self.counter.burst) if self.learned else amount, now):
+                tried = 0.0
         self._squares += amount * amount
         self._booked_at = now
         # The rest of `Line.book` is repeated here, and that of `Line._close` below: a call of it costs as much as what it does.
@@ -181,9 +183,9 @@ class EstimatedLine(Line):
         mark = counter.charge(amount, now)
         if self._window is not None:
             mark[0].open += amount
-        if self._tried:
-            self._tries[counter.charges] = self._tried
-            self._tried, self._try_at = 0.0, now + COUNTED_WITHIN
+        if tried:
+            self._tries[counter.charges] = tried
+            self._try_at = now + COUNTED_WITHIN
         if self.mirror.tracked:
             self.mirror.track(self._reserved(), amount)
         counter.open += amount
@@ -232,11 +234,10 @@ class EstimatedLine(Line):
         """Its request is written only now; returns its mark from now on."""
         if mark is None or mark is HELD:
             return mark
-        if self._tries:
-            self._tried = self._tries.get(self.counter.number(mark), 0.0)
+        tried = self._tries.get(self.counter.number(mark), 0.0)
         self.undo(amount, mark)
         self.counter.moved(now)
-        return self.book(amount, now)
+        return self.book(amount, now, tried)
 
     def served(self, mark: Any, now: float) -> None:
         """The provider let an attempt through that has not ended yet."""

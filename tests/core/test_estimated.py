@@ -306,6 +306,20 @@ def test_without_headers_it_is_tried_whether_estimates_are_counted() -> None:
     ledger.settle(first, Usage(450), 104.0)
 
 
+def test_what_is_asked_for_and_not_sent_tries_nothing() -> None:
+    """Only what is booked is told by its answer whether the trust in it was right."""
+    ledger = halving()
+    served = ledger.reserve(Demand(10), 100.0)
+    ledger.served(served, 101.0)
+    ledger.settle(served, Usage(5), 101.0)
+    room = -kept_back(ledger, 101.0)
+    assert room > 0
+    assert ledger.admits(Demand(96), 101.0)
+    small = ledger.reserve(Demand(1), 101.0)
+    ledger.served(small, 102.0)
+    assert -kept_back(ledger, 102.0) == pytest.approx(room, abs=1)
+
+
 def test_while_the_worst_is_not_believed_attempts_are_sent_one_after_the_other() -> None:
     """What is in flight is not known any better by the second, until the first has not been refused."""
     ledger = unsure()
