@@ -225,10 +225,14 @@ class EstimatedLine(Line):
             if mark is not HELD:
                 self.counter.take_back(mark, amount)
 
-    def connecting(self, amount: float, mark: Any) -> None:
-        """Its request waits for a connection; of a negative `amount`: not any more."""
+    def connecting(self, amount: float, mark: Any) -> Any:
+        """Its request waits for a connection; returns its mark from now on."""
+        return mark if mark is None or mark is HELD else self._moved(amount, mark, self.counter.connecting(mark, amount))
+
+    def connected(self, amount: float, mark: Any) -> None:
+        """It waits no more: it is booked anew or undone next."""
         if mark is not HELD:
-            super().connecting(amount, mark)
+            super().connected(amount, mark)
 
     def rebook(self, amount: float, mark: Any, now: float) -> Any:
         """Its request is written only now; returns its mark from now on."""
@@ -248,11 +252,17 @@ class EstimatedLine(Line):
         """Its answer has begun; returns its mark from now on."""
         if mark is None or mark is HELD:
             return mark
-        answered = self.counter.answered(mark, amount, at, now)
-        if self._window is not None:
+        return self._moved(amount, mark, self.counter.answered(mark, amount, at, now))
+
+    def _moved(self, amount: float, mark: Any, moved: Any) -> Any:
+        """Its charge has another mark from now on, which is returned."""
+        window = self._window
+        if window is not None and moved is not mark:
             mark[0].open -= amount
-            answered[0].open += amount
-        return answered
+            moved[0].open += amount
+            if not mark[0].counted:
+                window.gone -= amount
+        return moved
 
     def _close(self, amount: float, mark: Any, taken: float) -> None:
         """An attempt in flight is none any more: it took so much."""

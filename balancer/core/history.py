@@ -102,7 +102,7 @@ def book(line: Line, reservation: Reservation) -> None:
     amount = line.demanded(reservation.demand)
     mark = line.book(amount, reservation.at) if amount else None
     if reservation.connecting:
-        line.connecting(amount, mark)
+        mark = line.connecting(amount, mark)
     reservation.lines = (*reservation.lines, line)
     reservation.amounts = [*reservation.amounts, amount]
     reservation.marks = [*reservation.marks, mark]

@@ -176,14 +176,14 @@ class Ledger:
         """The request waits for a connection, and is written only then."""
         if not (reservation.ended or reservation.connecting):
             reservation.connecting = True
-            for line, amount, mark in reservation.booked():
-                line.connecting(amount, mark)
+            for place, (line, amount, mark) in enumerate(reservation.booked()):
+                reservation.marks[place] = line.connecting(amount, mark)
 
     def _connected(self, reservation: Reservation) -> None:
-        """Or the attempt has ended while it waited."""
+        """Or it will never be written."""
         reservation.connecting = False
         for line, amount, mark in reservation.booked():
-            line.connecting(-amount, mark)
+            line.connected(amount, mark)
 
     def restamp(self, reservation: Reservation, now: float) -> None:
         """The request's first byte was written only now: rates count it from here."""
@@ -191,7 +191,7 @@ class Ledger:
             return
         if reservation.connecting:
             self._connected(reservation)
-        if reservation.at == now:
+        elif reservation.at == now:
             return
         reservation.at = now
         marks = reservation.marks
@@ -210,9 +210,9 @@ class Ledger:
         """End a reservation that was sent, with what it really took; `None`: as estimated. Further ends change nothing."""
         if reservation.ended:
             return
-        reservation.ended, reservation.usage = True, usage
         if reservation.connecting:
-            self._connected(reservation)
+            self.restamp(reservation, now)
+        reservation.ended, reservation.usage = True, usage
         del self._open[reservation]
         self._recent.append(reservation)
         for line, amount, mark in reservation.booked():
@@ -226,6 +226,8 @@ class Ledger:
 
     def refuse(self, reservation: Reservation, now: float) -> None:
         """End a reservation that the provider refused: what it counts all the same stays charged. Further ends change nothing."""
+        if reservation.connecting:
+            self.restamp(reservation, now)
         if self._ends_refunded(reservation):
             for line, amount, mark in reservation.booked():
                 if line.failed_charged or line in self._paces.lines:  # a pace is of what is sent

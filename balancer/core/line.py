@@ -156,10 +156,14 @@ class Line:
             self._close(amount, mark, 0.0)
             self.counter.take_back(mark, amount)
 
-    def connecting(self, amount: float, mark: Any) -> None:
-        """Its request waits for a connection; of a negative `amount`: not any more."""
+    def connecting(self, amount: float, mark: Any) -> Any:
+        """Its request waits for a connection; returns its mark from now on."""
+        return None if mark is None else self.counter.connecting(mark, amount)
+
+    def connected(self, amount: float, mark: Any) -> None:
+        """It waits no more: it is booked anew or undone next."""
         if mark is not None:
-            self.counter.unsent += amount
+            self.counter.connected(amount)
 
     def rebook(self, amount: float, mark: Any, now: float) -> Any:
         """Its request is written only now; returns its mark from now on."""

@@ -111,8 +111,6 @@ class Counter(Protocol):
     """Charges made so far: the number of the last one."""
     open: float
     """Units charged that may still be taken back: those of attempts that have not ended, and those that evidence called for."""
-    unsent: float
-    """Units charged for requests that wait for a connection: the provider cannot have counted them."""
     mirrored: bool
     """Whether answers show this rate, so that it is kept how much room each charge left."""
     grain: ClassVar[float]
@@ -141,6 +139,14 @@ class Counter(Protocol):
 
     def exceed(self, mark: Any, amount: float, now: float) -> None:
         """What was charged has turned out to be `amount` more."""
+        ...
+
+    def connecting(self, mark: Any, amount: float) -> Any:
+        """The request of a charge waits for a connection, so it does not leave before it is made anew; returns its mark from now on."""
+        ...
+
+    def connected(self, amount: float) -> None:
+        """It waits no more: its charge is taken back or made anew next."""
         ...
 
     def moved(self, now: float) -> None:
@@ -197,6 +203,7 @@ class Bucket:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     unsent: float = attrs.field(init=False, default=0.0)
+    """Units charged for requests that wait for a connection: the provider cannot have counted them."""
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     """After each charge, the negative of the seconds until it would be full: to divide them is left to who asks."""
@@ -236,7 +243,7 @@ class Bucket:
     def charge(self, amount: float, now: float) -> int:
         """Take `amount`, whether it fits or not; returns its mark."""
         backlog = self._full_at - now
-        if backlog < self.margin or self.unsent:
+        if backlog < self.margin:
             backlog = self._begin(now)
         unit = self._unit
         self._full_at = full_at = now + backlog + amount * unit
@@ -254,18 +261,16 @@ class Bucket:
         return number
 
     def _begin(self, now: float) -> float:
-        """A charge is made now that may find the provider's bucket full. Returns the backlog in seconds, with what waits for a
-        connection: all of that is still to come, and nothing of it refills meanwhile."""
+        """A charge is made now that may find the provider's bucket full. Returns the backlog in seconds."""
         backlog, self._busy_since, self._late_for = self._found_at(now)
-        if backlog < self.margin:
-            self._brimmed_at, self._brimmed_in = now, backlog
-        return backlog + self.unsent * self._unit
+        self._brimmed_at, self._brimmed_in = now, backlog
+        return backlog
 
     def _found_at(self, now: float) -> tuple[float, float, float]:
-        """What a charge made now would find of those whose requests have been written: their backlog in seconds, since when the bucket
-        is busy, and by how much later that may have begun."""
+        """What a charge made now would find: the backlog in seconds, since when the bucket is busy, and by how much later that may have
+        begun."""
         busy_since, late_for = self._busy_since, self._late_for
-        backlog = self._full_at - self.unsent * self._unit - now
+        backlog = self._full_at - now
         if backlog + late_for <= 0.0:
             busy_since, late_for = now, self.margin
         if backlog < 0.0:  # noqa: PLR1730 - both as in `charge`
@@ -279,6 +284,8 @@ class Bucket:
         if self._found.last <= mark:
             self._full_at -= amount * self._unit
             return
+        if mark < 0:  # it waits for a connection, and is charged apart
+            return
         worth = min(amount, self._found.after(mark))
         if worth > 0.0:
             self._full_at -= worth * self._unit
@@ -288,15 +295,24 @@ class Bucket:
         """What was charged has turned out to be `amount` more: taken now, since a bucket that is full by then has refilled."""
         self.charge(amount, now)
 
+    def connecting(self, mark: int, amount: float) -> int:
+        """The request of a charge waits for a connection: all of it is still to come, and nothing of it refills meanwhile."""
+        self.take_back(mark, amount)
+        self.unsent += amount
+        return -mark
+
+    def connected(self, amount: float) -> None:
+        """It waits no more."""
+        self.unsent -= amount
+
     def moved(self, now: float) -> None:
         """A charge has been taken back, since its request is written only now. Without any other of its busy period, that begins now."""
-        if self._full_at - self.unsent * self._unit <= self._busy_since + SLACK:
+        if self._full_at <= self._busy_since + SLACK:
             self._busy_since = now
-        self._full_at = now + self._begin(now)
 
     def number(self, mark: int) -> int:
         """The number of a charge."""
-        return mark
+        return abs(mark)
 
     def least_room(self, number: int) -> float:
         """The least room that the charge of a number, or a later one, left."""
@@ -321,8 +337,11 @@ class Bucket:
 
     def level(self, now: float) -> tuple[float, float, float]:
         """`(held, full_at, valid_until)`; refill needs no event, so it holds until the next charge."""
-        full_at = max(self._full_at, now + self.unsent * self._unit) if self.unsent else self._full_at
-        return (full_at - self._busy_since) / self._unit, full_at + self._late_for, math.inf
+        full_at, busy_since, late_for = self._full_at, self._busy_since, self._late_for
+        if self.unsent:
+            backlog, busy_since, late_for = self._found_at(now)
+            full_at = now + backlog + self.unsent * self._unit
+        return (full_at - busy_since) / self._unit, full_at + late_for, math.inf
 
     def resize(self, limit: float, burst: float, now: float) -> None:
         """Another limit, the same units in use."""
@@ -364,6 +383,7 @@ class SlidingWindow:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     unsent: float = attrs.field(init=False, default=0.0)
+    """Units charged for requests that wait for a connection: the provider cannot have counted them."""
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     """The negative of what was used after each charge."""
@@ -396,7 +416,7 @@ class SlidingWindow:
             over -= entry.amount
             if over <= 0.0:
                 return entry.at + stay_for
-        return self._log[-1].at + stay_for
+        return now + stay_for if self.unsent else self._log[-1].at + stay_for
 
     def behind(self, before: float, amount: float, now: float) -> float:
         """When `amount`, which may ever fit, would fit if `before` were charged now."""
@@ -405,7 +425,7 @@ class SlidingWindow:
             return now + stay_for
         at, log = self.earliest(before + amount, now), self._log
         # What joins the last entry makes it leave later.
-        joins = at > now and at == log[-1].at + stay_for and now - self._begun_at < self.period / GRANULES
+        joins = at > now and log and at == log[-1].at + stay_for and now - self._begun_at < self.period / GRANULES
         return now + stay_for if joins else at
 
     def charge(self, amount: float, now: float) -> Mark:
@@ -453,7 +473,7 @@ class SlidingWindow:
     def used_at(self, at: float) -> float:
         """Units of those in use now that are so still at `at`."""
         stay_for = self.period + self.margin
-        return sum(entry.amount for entry in self._log if entry.at + stay_for > at)
+        return self.unsent + sum(entry.amount for entry in self._log if entry.at + stay_for > at)
 
     def hold(self, amount: float, until: float, longest: float) -> None:
         """The provider says that nothing leaves before `until` of the `amount` that it holds, which is what was charged last; no window
@@ -494,6 +514,17 @@ class SlidingWindow:
         self.take_back(mark, -amount)
         if self.mirrored:
             self._lows.lower(mark[1] - 1, amount)
+
+    def connecting(self, mark: Mark, amount: float) -> Mark:
+        """The request of a charge waits for a connection: it is of no granule, and stays."""
+        self.take_back(mark, amount)
+        self._used += amount
+        self.unsent += amount
+        return Entry(math.inf, amount), mark[1]
+
+    def connected(self, amount: float) -> None:
+        """It waits no more."""
+        self.unsent -= amount
 
     def moved(self, now: float) -> None:
         """Every charge is made and leaves on its own."""
@@ -548,4 +579,4 @@ class SlidingWindow:
                 self.gone_ever += entry.open
             self._past.append(entry)
         if not log:
-            self._used = 0.0
+            self._used = self.unsent

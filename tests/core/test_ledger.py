@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 from collections import deque
+from typing import Any
 
 import attrs
 import pytest
@@ -146,6 +147,46 @@ def test_requests_that_wait_for_connections_are_never_too_many(
         while due and due[0][0] <= now:
             write(due.pop(0)[1], now, connected=True)
     assert not find_overruns(SimulatedLimit("requests", 60, 6.0, burst=12), [(at, 1.0) for at in sorted(counted)])
+
+
+TOKYO = {"amount": 3, "per": "day", "window": "calendar", "zone": "Asia/Tokyo"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "over_at", "gone_at"),
+    [({"amount": 3, "per": 2.0, "window": "sliding"}, 2.0 + MARGIN, 9.0 + MARGIN), (TOKYO, 5.0 + 1.0 + MARGIN, 5.0 + 86_400.0)],
+)
+def test_what_waits_for_a_connection_longer_than_a_window_counts_in_the_one_it_is_written_in(
+    requests: dict[str, Any], over_at: float, gone_at: float
+) -> None:
+    """The provider cannot have counted it before; one that is never written leaves nothing behind."""
+    ledger = Ledger(Limits(requests=requests), anchor=(0.0, 1_767_193_195.0))  # five seconds before midnight in Tokyo
+    _, waiting, given_up = reserve(ledger, 0.0, times=3)
+    ledger.connecting(waiting)
+    ledger.connecting(given_up)
+    assert room(ledger, "requests", 0.0) == 0
+    assert room(ledger, "requests", over_at) == 1
+    assert ledger.earliest(ONE, over_at) == over_at
+    assert ledger.earliest(Demand(requests=2), over_at) > over_at
+    ledger.refund(given_up, 7.0)
+    assert room(ledger, "requests", 7.0) == 2
+    ledger.restamp(waiting, 7.0)
+    assert room(ledger, "requests", 8.9) == 2
+    ledger.settle(waiting, None, 8.9)
+    assert room(ledger, "requests", 8.9) == 2
+    assert room(ledger, "requests", gone_at + 1.1) == 3
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+@pytest.mark.parametrize("charged", ["adjusted", "produced"])
+def test_an_attempt_that_ends_while_it_waits_for_a_connection_is_charged_when_it_ends(window: str, charged: str) -> None:
+    """If it is said to have been sent, it has been sent at the latest then; what it took is what is charged."""
+    ledger = Ledger(Limits(tokens={"amount": 100, "per": 2.0, "window": window, "charged": charged}))
+    waiting = ledger.reserve(Demand(40), 0.0)
+    ledger.connecting(waiting)
+    ledger.settle(waiting, Usage(30), 50.0)
+    assert room(ledger, "tokens", 50.0) == pytest.approx(70)
+    assert room(ledger, "tokens", 52.0 + MARGIN) == pytest.approx(100)
 
 
 @pytest.mark.parametrize("way", ["restamp", "refund", "settle"])

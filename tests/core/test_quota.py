@@ -35,6 +35,15 @@ def book(bucket: Bucket, amount: float, now: float) -> int:
     return mark
 
 
+def write(bucket: Bucket, mark: int, amount: float, now: float) -> int:
+    """The request of a charge has got its connection."""
+    bucket.connected(amount)
+    bucket.open -= amount
+    bucket.take_back(mark, amount)
+    bucket.moved(now)
+    return book(bucket, amount, now)
+
+
 def test_a_full_bucket_gives_its_burst_at_once_and_then_one_per_unit_time() -> None:
     """The burst does not wait for the margin, what follows does, once."""
     bucket = Bucket(60, 60.0, 5)
@@ -344,13 +353,8 @@ def test_minima_stay_small_and_never_answer_too_much() -> None:
 def test_a_busy_period_begins_when_its_first_request_is_written_and_is_known_to_have_been_counted() -> None:
     """Until then the provider's bucket was full and did not refill; that is waited for once, where it costs little."""
     bucket = Bucket(60, 60.0, 60)
-    marks = [book(bucket, 1, 0.0) for _ in range(60)]
-    bucket.take_back(marks[0], 1)
-    bucket.open -= 1
-    bucket.unsent = 59
-    bucket.moved(0.2)
-    bucket.unsent = 0
-    first = book(bucket, 1, 0.2)
+    waiting = [bucket.connecting(book(bucket, 1, 0.0), 1) for _ in range(60)]
+    first, *_ = [write(bucket, mark, 1, 0.2) for mark in waiting]
     assert bucket.earliest(1, 0.5) == pytest.approx(1.2 + MARGIN)
     bucket.answered(first, 1, 0.2, 0.9)
     assert bucket.earliest(1, 1.0) == pytest.approx(1.2 + 0.7)
@@ -378,17 +382,28 @@ def test_a_request_that_may_have_found_the_bucket_full_again_tells_when_it_was_c
 def test_what_waits_for_a_connection_does_not_refill() -> None:
     """Two units that nobody has written yet are still to come, however long ago they were charged."""
     bucket = Bucket(60, 60.0, 4)
-    first = book(bucket, 2, 0.0)
-    bucket.unsent = 2
+    waiting = bucket.connecting(book(bucket, 2, 0.0), 2)
     assert bucket.earliest(2, 9.0) == 9.0 < bucket.earliest(3, 9.0)
     assert room(bucket, 9.0) == pytest.approx(2, abs=MARGIN)
     assert bucket.behind(2, 2, 9.0) == pytest.approx(11.0 + MARGIN)
     book(bucket, 2, 9.0)
-    bucket.take_back(first, 2)
-    bucket.unsent = 0
-    bucket.moved(10.0)
-    book(bucket, 2, 10.0)
+    write(bucket, waiting, 2, 10.0)
     assert bucket.earliest(2, 10.0) == pytest.approx(11.0 + MARGIN)
+
+
+def test_what_waits_for_a_connection_is_not_given_back_for_what_was_written_before() -> None:
+    """And has refilled; another limit does not change how much waits."""
+    bucket = Bucket(60, 60.0, 60)
+    before = book(bucket, 10, 0.0)
+    waiting = bucket.connecting(book(bucket, 20, 0.0), 20)
+    assert room(bucket, 0.0) == pytest.approx(30)
+    book(bucket, 5, 30.0)
+    bucket.take_back(before, 10)
+    assert room(bucket, 30.0) == pytest.approx(35)
+    bucket.resize(60, 40, 30.0)
+    assert room(bucket, 30.0) == pytest.approx(15, abs=2 * MARGIN)
+    write(bucket, waiting, 20, 31.0)
+    assert room(bucket, 31.0) == pytest.approx(16, abs=2 * MARGIN)
 
 
 def test_a_charge_of_a_window_may_leave_at_a_stated_time() -> None:
