@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
-from balancer.core.quota import MARGIN, PROMPT, WHOLE, Minima
+from balancer.core.minima import Minima
+from balancer.core.quota import MARGIN, PROMPT, WHOLE
 
 Period = Literal["day", "month"]
 

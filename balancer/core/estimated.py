@@ -20,7 +20,8 @@ from balancer.core.estimating import KNOWN, EstimateError, ShownExcess, Trust
 from balancer.core.limits import Terms
 from balancer.core.line import Line
 from balancer.core.mirror import CLEARLY, HELD, Sent
-from balancer.core.quota import GRANULES, PROMPT, SlidingWindow
+from balancer.core.quota import PROMPT
+from balancer.core.sliding import GRANULES, SlidingWindow
 
 TOLD_WITHIN = 60.0
 """Seconds in which answers tell how wrong estimates are, if any tell it."""

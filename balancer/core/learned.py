@@ -17,7 +17,7 @@ from balancer.core.dimension import Models
 from balancer.core.learning import Learning
 from balancer.core.line import Line
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import SlidingWindow
+from balancer.core.sliding import SlidingWindow
 
 MOST_LEARNED = 16
 """Learned rates per account: names in headers are the provider's to choose, memory is ours."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from balancer.core.bucket import Bucket
 from balancer.core.calendar import APART, LENGTHS, CalendarWindow, Period, load_zone, next_start
 from balancer.core.call import ESTIMATED, Demand, Usage
 from balancer.core.dimension import DimensionSnapshot
@@ -25,9 +26,10 @@ from balancer.core.line import Line
 from balancer.core.lines import lines_of, make_line
 from balancer.core.outcome import LimitSeen
 from balancer.core.paces import Paces
-from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
+from balancer.core.quota import MOST_MARGIN, Counter, room
 from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import NOTHING, Reservation
+from balancer.core.sliding import SlidingWindow
 
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""

@@ -14,13 +14,15 @@ from typing import Any, Self
 
 import attrs
 
+from balancer.core.bucket import Bucket
 from balancer.core.calendar import CalendarWindow
 from balancer.core.call import Demand, Usage
 from balancer.core.cubic import CubicBucket
 from balancer.core.dimension import DimensionSnapshot, Models, covers
 from balancer.core.limits import Terms
 from balancer.core.mirror import Mirror, Sent
-from balancer.core.quota import LEAST_MARGIN, Bucket, Counter, SlidingWindow
+from balancer.core.quota import LEAST_MARGIN, Counter
+from balancer.core.sliding import SlidingWindow
 
 MOST_SURPRISES = 64
 """Refusals within a period that are counted."""

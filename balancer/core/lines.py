@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from balancer.core.bucket import Bucket
 from balancer.core.calendar import CalendarWindow, load_zone
 from balancer.core.call import ESTIMATED
 from balancer.core.dimension import Models
 from balancer.core.estimated import EstimatedLine
 from balancer.core.limits import MONTH, Limits, Presets, Terms
 from balancer.core.line import Line
-from balancer.core.quota import Bucket, Counter, SlidingWindow
+from balancer.core.quota import Counter
+from balancer.core.sliding import SlidingWindow
 
 
 def make_line(dimension: str, name: str, counter: Counter, **more: Any) -> Line:

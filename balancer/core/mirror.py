@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from balancer.core.bucket import Bucket
 from balancer.core.calendar import CalendarWindow
 from balancer.core.others import LATE, leaving
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import Bucket, Counter, SlidingWindow, in_use, room
+from balancer.core.quota import Counter, in_use, room
+from balancer.core.sliding import SlidingWindow
 
 MOST_EVIDENCE = 64
 """Charges to somebody else's account that can be given back; older ones only time frees."""

@@ -7,8 +7,8 @@ import math
 from balancer.core.call import Demand, Usage
 from balancer.core.history import REMEMBERED, History
 from balancer.core.line import Line
-from balancer.core.quota import SlidingWindow
 from balancer.core.reservation import Reservation
+from balancer.core.sliding import SlidingWindow
 
 
 def sent(history, at, *, tokens=100, model="m", usage=None, ended=True):

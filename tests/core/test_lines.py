@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from balancer.core.bucket import Bucket
 from balancer.core.call import Demand
 from balancer.core.estimated import EstimatedLine
 from balancer.core.ledger import Ledger
 from balancer.core.limits import Counting, Limits
 from balancer.core.lines import make_line
-from balancer.core.quota import MARGIN, Bucket
+from balancer.core.quota import MARGIN
 
 
 def used(ledger: Ledger, dimension: str, now: float = 0.0) -> float:
