@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from balancer.core.bucket import Bucket
 from balancer.core.quota import MARGIN, room
-from balancer.core.sliding import SlidingWindow
 
 
 def backlog(bucket: Bucket, now: float) -> float:
@@ -19,11 +18,11 @@ def backlog(bucket: Bucket, now: float) -> float:
     return max(0.0, bucket.level(now)[1] - MARGIN - now)
 
 
-def admit(counter: Bucket | SlidingWindow, amount: float, now: float) -> float:
+def admit(bucket: Bucket, amount: float, now: float) -> float:
     """Charge at the earliest moment; returns it."""
-    at = counter.earliest(amount, now)
-    assert counter.earliest(amount, at) == at
-    counter.charge(amount, at)
+    at = bucket.earliest(amount, now)
+    assert bucket.earliest(amount, at) == at
+    bucket.charge(amount, at)
     return at
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import attrs
+import pytest
+
 from balancer.core.call import Demand
 from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
@@ -19,6 +22,46 @@ def observed(remaining: float, limit: float = 10, dimension: str = "requests") -
 
 def sent(ledger: Ledger, now: float) -> Reservation:
     return ledger.reserve(Demand(), now)
+
+
+def test_remaining_lowers_the_rate_it_belongs_to_at_once_and_never_raises_it() -> None:
+    """Somebody else took thirty; a later and greater number changes nothing."""
+    ledger = Ledger(Limits(requests=["100/min", "5000/day"]))
+    first = sent(ledger, 0.0)
+    ledger.observe(observed(69, 100), 0.1, first)
+    assert [view.room(0.1) for view in ledger.views(0.1)] == pytest.approx([69, 4999], abs=0.2)
+    ledger.observe((*observed(99, 100), LimitSeen("requests", "requests", None, 3)), 0.1, first)
+    assert ledger.views(0.1)[0].room(0.1) == pytest.approx(69, abs=0.2)
+    assert len(ledger.views(0.1)) == 2
+
+
+def test_differences_that_rounding_explains_change_nothing() -> None:
+    """Remaining tokens in thousands are right within a thousand."""
+    ledger = Ledger(Limits(input_tokens_per_minute=30_000))
+    first = ledger.reserve(Demand(2_400), 0.0)
+    seen = LimitSeen("input_tokens", "input-tokens", 30_000, 27_000, 4.8, rounding=1000.0)
+    ledger.observe((seen,), 0.0, first)
+    assert used(ledger, "input_tokens") == pytest.approx(2_400)
+    ledger.observe((attrs.evolve(seen, remaining=20_000.0),), 0.0, first)
+    assert used(ledger, "input_tokens") == pytest.approx(10_000)
+
+
+def test_an_answer_is_compared_with_the_time_since_its_request() -> None:
+    """Seven were in flight when the provider counted; what has refilled or left since then is no evidence against us."""
+    for window in ("bucket", "sliding"):
+        ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window=window))
+        reservations = [sent(ledger, 0.0) for _ in range(7)]
+        ledger.observe(observed(0, 7), 9.0, reservations[2])
+        assert used(ledger, "requests", 9.0) == 0
+
+
+def test_a_refused_request_is_not_in_the_count_that_refused_it() -> None:
+    """Refunded, its own unit does not explain why nothing remains."""
+    ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window="sliding"))
+    refused = [sent(ledger, 0.0) for _ in range(4)][-1]
+    ledger.refund(refused, 0.1)
+    ledger.observe(observed(0, 7), 0.1, refused)
+    assert ledger.earliest(Demand(), 0.1) > 0.1
 
 
 def test_the_mirror_goes_up_again_where_evidence_had_lowered_it() -> None:
