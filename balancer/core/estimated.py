@@ -42,10 +42,10 @@ COUNTED_WITHIN = 0.5
 
 @attrs.define(eq=False)
 class EstimatedLine(Line):
-    """One rate of tokens.
+    """One rate of tokens; its arguments are those of `Line`.
 
     Attributes:
-        error: of the estimates.
+        error: how far what attempts took lies from what was estimated.
     """
 
     error: EstimateError = attrs.field(init=False, factory=EstimateError)
@@ -373,7 +373,7 @@ class EstimatedLine(Line):
     # -- settings and showing -------------------------------------------------------------------------------------------------
 
     def part(self, models: Models | None, other_models: Models) -> Self:
-        """A learned line for other models: like this one, with nothing charged; estimates for them are as wrong."""
+        """A learned line for these models: like this one, with nothing charged; estimates for them are as wrong."""
         line = super().part(models, other_models)
         line.error = copy(self.error)
         return line

@@ -86,8 +86,8 @@ class Line:
     # -- asking -----------------------------------------------------------------------------------------------------------
 
     def earliest(self, amount: float, now: float, before: float = 0.0) -> float:
-        """When `amount` fits: `now` if at once or once an attempt has ended, `inf` if it is more than ever fits. With `before`, as if
-        so much were booked now, before it."""
+        """When `amount` fits: `now` if at once, `inf` if it is more than ever fits. With `before`, as if so much were booked now, before
+        it."""
         counter = self.counter
         if amount > counter.burst:
             if not self.learned:
@@ -96,7 +96,7 @@ class Line:
         return counter.behind(before, amount, now) if before else counter.earliest(amount, now)
 
     def admits(self, amount: float, now: float) -> bool:
-        """Whether `amount` fits now, beside what attempts in flight may still turn out to take."""
+        """Whether `amount` fits now."""
         counter = self.counter
         return counter.earliest(min(amount, counter.burst) if self.learned else amount, now) <= now
 
@@ -112,7 +112,7 @@ class Line:
         return mark
 
     def end(self, amount: float, mark: Any, demand: Demand, usage: Usage | None, now: float) -> None:
-        """The attempt has ended: correct what was booked for its demand by what it took; `None`: as estimated."""
+        """The attempt has ended: correct what was booked for its demand by what it took; `None`: as booked."""
         taken = self._taken_by(demand, usage, amount)
         if mark is not None:
             self._close(amount, mark, taken)
@@ -225,7 +225,7 @@ class Line:
         return True
 
     def part(self, models: Models | None, other_models: Models) -> Self:
-        """A learned line for models that it was wrong to count here: like this one, with nothing charged."""
+        """A learned line for these models: like this one, with nothing charged."""
         counter = attrs.evolve(self.counter)  # pyright: ignore[reportArgumentType]
         line = type(self)(self.dimension, self.name, counter, learned=True, models=models, other_models=other_models)
         line.least_margin = self.least_margin
