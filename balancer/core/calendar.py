@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from bisect import bisect_left
 from datetime import date, datetime, timedelta
 from typing import ClassVar, Literal
@@ -14,7 +15,8 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
-from balancer.core.quota import MARGIN, PROMPT, WHOLE, Minima
+from balancer.core.minima import Minima
+from balancer.core.quota import MARGIN, PROMPT, WHOLE
 
 Period = Literal["day", "month"]
 
@@ -31,6 +33,9 @@ CLOCKS = 600.0
 
 Mark = tuple[int, int]
 """The number of the last window that a charge counts in, and the charge's own number."""
+
+EVERY = sys.maxsize
+"""Instead of the last window's number: there is none yet."""
 
 _NAME = re.compile(r"(?=.{1,64}\Z)[A-Z][A-Za-z0-9_+-]*(/[A-Z][A-Za-z0-9_+-]*){0,2}", re.ASCII)
 """Names of the IANA database. Other files that lie beside them begin in lower case: `localtime` is this machine's zone, and
@@ -116,6 +121,7 @@ class CalendarWindow:
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
     unsent: float = attrs.field(init=False, default=0.0)
+    """Units charged for requests that wait for a connection: the provider cannot have counted them."""
     mirrored: bool = attrs.field(init=False, default=False)
     _lows: Minima = attrs.field(init=False, factory=Minima)
     _start: float = attrs.field(init=False)
@@ -125,7 +131,7 @@ class CalendarWindow:
     _window: int = attrs.field(init=False, default=0)
     _used: float = attrs.field(init=False, default=0.0)
     _carried: float = attrs.field(init=False, default=0.0)
-    """The part of `_used` that counts in the next window too."""
+    """The part of `_used` that counts in the next window too: all that waits for a connection is of it."""
 
     def __attrs_post_init__(self) -> None:
         self.period = LENGTHS[self.period_name]
@@ -184,6 +190,18 @@ class CalendarWindow:
         """What was charged has turned out to be `amount` more: of the window in which that is known, since nothing is lost by it."""
         self.charge(amount, now)
 
+    def connecting(self, mark: Mark, amount: float) -> Mark:
+        """The request of a charge waits for a connection: it counts in every window until it is written."""
+        self.take_back(mark, amount)
+        self._used += amount
+        self._carried += amount
+        self.unsent += amount
+        return EVERY, mark[1]
+
+    def connected(self, amount: float) -> None:
+        """It waits no more."""
+        self.unsent -= amount
+
     def moved(self, now: float) -> None:
         """Every charge is made on its own."""
 
@@ -219,7 +237,7 @@ class CalendarWindow:
     def _pass(self, now: float) -> None:
         while now >= self._start_at + self._slack():
             self._window += 1
-            self._used, self._carried = self._carried, 0.0
+            self._used, self._carried = self._carried, self.unsent
             self._begin(next_start(self._start, self.period_name, self.zone))
 
     def _later(self, carried: float, fits: float) -> float:

@@ -9,6 +9,9 @@ import attrs
 DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens", "images")
 """What a quota counts per period. `tokens` is input and output together."""
 
+ESTIMATED = ("tokens", "input_tokens", "output_tokens")
+"""Those of which a demand can only be estimated."""
+
 MOST = 10**15
 """The largest amount: a sum of such is still exact enough as a float."""
 

@@ -87,7 +87,6 @@ class CubicBucket:
     """None: a pace knows no boundary."""
     charges: int = attrs.field(init=False, default=0)
     open: float = attrs.field(init=False, default=0.0)
-    unsent: float = attrs.field(init=False, default=0.0)
     mirrored: bool = attrs.field(init=False, default=False)
     limit: float = attrs.field(init=False, default=math.inf)
     period: float = attrs.field(init=False, default=60.0)
@@ -156,6 +155,13 @@ class CubicBucket:
         """When the pace would admit `amount` if `before` were charged now."""
         full_at = max(self._full_at, now) + before * self._unit
         return max(now, full_at + min(0.0, amount - self._largest) * self._unit)
+
+    def connecting(self, mark: Sent, amount: float) -> Sent:
+        """The pace has spaced it already."""
+        return mark
+
+    def connected(self, amount: float) -> None:
+        """Nor does it matter when it waits no more."""
 
     def moved(self, now: float) -> None:
         """The pace goes on."""

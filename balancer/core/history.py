@@ -13,7 +13,9 @@ from itertools import islice
 
 import attrs
 
-from balancer.core.line import COUNTED_WITHIN, ESTIMATED, Line
+from balancer.core.call import ESTIMATED
+from balancer.core.line import Line
+from balancer.core.quota import COUNTED_WITHIN
 from balancer.core.reservation import Reservation
 
 REMEMBERED = 256
@@ -93,7 +95,7 @@ class History:
             used -= _at_least(sent, dimension)
             if used <= 0.0:  # what was counted last is held longest
                 return now - sent.at
-        return now - min(sent.at for sent in (*counted, *self.open))
+        return now - min((sent.at for sent in (*counted, *self.open)), default=-math.inf)
 
 
 def book(line: Line, reservation: Reservation) -> None:
@@ -101,7 +103,7 @@ def book(line: Line, reservation: Reservation) -> None:
     amount = line.demanded(reservation.demand)
     mark = line.book(amount, reservation.at) if amount else None
     if reservation.connecting:
-        line.connecting(amount, mark)
+        mark = line.connecting(amount, mark)
     reservation.lines = (*reservation.lines, line)
     reservation.amounts = [*reservation.amounts, amount]
     reservation.marks = [*reservation.marks, mark]

@@ -17,7 +17,7 @@ from balancer.core.dimension import Models
 from balancer.core.learning import Learning
 from balancer.core.line import Line
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import SlidingWindow
+from balancer.core.sliding import SlidingWindow
 
 MOST_LEARNED = 16
 """Learned rates per account: names in headers are the provider's to choose, memory is ours."""
@@ -61,7 +61,7 @@ class Learned:
     """By how many more answers for a model have than have not, and when the last one that counts came."""
     _lacking: int = attrs.field(init=False, default=0)
     _lowered: float = attrs.field(init=False, default=0.0)
-    """`Line.lowered` at `since`."""
+    """`Mirror.lowered` at `since`."""
 
     def refuted(self, model: str | None, contradicts: bool | None, now: float) -> bool:
         """An answer for one of its models contradicts that they all share this limit, or not, or leaves it open; returns whether that
@@ -80,7 +80,7 @@ class Learned:
     def recounted(self, line: Line, now: float) -> None:
         """It has another line from now on."""
         self.line = line
-        self._lacking, self._lowered, self.since = 0, line.lowered, now
+        self._lacking, self._lowered, self.since = 0, line.mirror.lowered, now
         self._contradicted.clear()
 
     def due(self, now: float) -> bool:
@@ -92,11 +92,11 @@ class Learned:
         not; returns whether answers have lacked what others took so often that it is one limit."""
         if not refused and taken < TAKEN * self.learning.limit:
             return False
-        if refused or line.lowered - self._lowered >= SAME * taken:
+        if refused or line.mirror.lowered - self._lowered >= SAME * taken:
             self._lacking += 1
-        elif not line.foreign():  # else it may have been lacked before, and be so still
+        elif not line.mirror.foreign():  # else it may have been lacked before, and be so still
             self._lacking = max(0, self._lacking - 1)
-        self._lowered, self.since = line.lowered, now
+        self._lowered, self.since = line.mirror.lowered, now
         return self._lacking >= TIMES
 
     @property

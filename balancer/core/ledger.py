@@ -7,36 +7,29 @@ is mirrored; a limit that nobody configured becomes a learned rate beside the ot
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from balancer.core.calendar import APART, LENGTHS, CalendarWindow, Period, load_zone, next_start
-from balancer.core.call import Demand, Usage
+from balancer.core.calendar import APART, load_zone, next_start
+from balancer.core.call import ESTIMATED, Demand, Usage
 from balancer.core.dimension import DimensionSnapshot
-from balancer.core.history import REMEMBERED, WRONG, History, is_known
-from balancer.core.learned import MOST_MODELS, Learned, LearnedLimits
-from balancer.core.learning import LONGEST
+from balancer.core.history import History
+from balancer.core.learned import MOST_MODELS
 from balancer.core.limits import NO_PRESETS, Limits, Presets
-from balancer.core.line import ESTIMATED, Line, configured
+from balancer.core.line import Line
+from balancer.core.lines import lines_of
 from balancer.core.outcome import LimitSeen
 from balancer.core.paces import Paces
-from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
+from balancer.core.quota import MOST_MARGIN, room
 from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import NOTHING, Reservation
-
-AGED_SAMPLES = 16
-"""Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
+from balancer.core.shown import ShownRates
 
 SURPRISES = 8
 """Refusals within one period of a rate after which it is not believed alone."""
-
-NAMES: Mapping[float, Period] = {length: name for name, length in LENGTHS.items()}
-"""Of the civil periods, by their nominal length."""
 
 CALMED = 0.99
 """What a served answer leaves of a margin."""
@@ -62,7 +55,7 @@ class Ledger:
     _shared: tuple[Line, ...]
     _by_model: dict[str | None, tuple[Line, ...]] | None
     """The lines of each model; `None` while all have the same."""
-    _learned: LearnedLimits
+    _shown: ShownRates
     _history: History
     _paces: Paces
     _open: dict[Reservation, None]
@@ -88,7 +81,8 @@ class Ledger:
         self._presets = presets
         self._own = tuple(lines_of(limits, self._presets, anchor))
         self._shared = tuple(shared)
-        self._learned, self._history = LearnedLimits(), History()
+        self._history = History()
+        self._shown = ShownRates(self._history, presets, anchor, self._arrange)
         self._paces = Paces(self._history, self._arrange)
         self._open, self._recent = self._history.open, self._history.recent
         self._arrange()
@@ -179,14 +173,14 @@ class Ledger:
         """The request waits for a connection, and is written only then."""
         if not (reservation.ended or reservation.connecting):
             reservation.connecting = True
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
-                line.connecting(amount, mark)
+            for place, (line, amount, mark) in enumerate(reservation.booked()):
+                reservation.marks[place] = line.connecting(amount, mark)
 
     def _connected(self, reservation: Reservation) -> None:
-        """Or the attempt has ended while it waited."""
+        """Or it will never be written."""
         reservation.connecting = False
-        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
-            line.connecting(-amount, mark)
+        for line, amount, mark in reservation.booked():
+            line.connected(amount, mark)
 
     def restamp(self, reservation: Reservation, now: float) -> None:
         """The request's first byte was written only now: rates count it from here."""
@@ -194,7 +188,7 @@ class Ledger:
             return
         if reservation.connecting:
             self._connected(reservation)
-        if reservation.at == now:
+        elif reservation.at == now:
             return
         reservation.at = now
         marks = reservation.marks
@@ -213,24 +207,26 @@ class Ledger:
         """End a reservation that was sent, with what it really took; `None`: as estimated. Further ends change nothing."""
         if reservation.ended:
             return
-        reservation.ended, reservation.usage = True, usage
         if reservation.connecting:
-            self._connected(reservation)
+            self.restamp(reservation, now)
+        reservation.ended, reservation.usage = True, usage
         del self._open[reservation]
         self._recent.append(reservation)
-        for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+        for line, amount, mark in reservation.booked():
             line.end(amount, mark, reservation.demand, usage, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
         """End a reservation that never reached the provider. Further ends change nothing."""
         if self._ends_refunded(reservation):
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            for line, amount, mark in reservation.booked():
                 line.undo(amount, mark)
 
     def refuse(self, reservation: Reservation, now: float) -> None:
         """End a reservation that the provider refused: what it counts all the same stays charged. Further ends change nothing."""
+        if reservation.connecting:
+            self.restamp(reservation, now)
         if self._ends_refunded(reservation):
-            for line, amount, mark in zip(reservation.lines, reservation.amounts, reservation.marks, strict=True):
+            for line, amount, mark in reservation.booked():
                 if line.failed_charged or line in self._paces.lines:  # a pace is of what is sent
                     line.end(amount, mark, reservation.demand, None, now)
                 else:
@@ -262,24 +258,21 @@ class Ledger:
         Returns whether a rate has more room than before.
         """
         more = False
-        for limit_seen in seen:
-            line, taught = self._configured(limit_seen, reservation.model), None
+        for each in seen:
+            line, held = self._configured(each, reservation.model), False
             if line is None:
-                taught, drawn = self._taught(limit_seen, reservation, now, refused_for)
-                line, more = None if taught is None else taught[1].line, more or drawn
-            remaining = limit_seen.remaining
+                line, drawn, held = self._shown.see(each, reservation, now, refused_for)
+                more = more or drawn
+            remaining = each.remaining
             if line is None or remaining is None or not 0 <= remaining <= line.counter.limit:
                 continue
-            if taught is not None and (len(taught[0]) > 1 or len(taught[1].models) > 1):
-                before, line = line, self._regroup(*taught, line, limit_seen, remaining, reservation, now)
-                more = more or line is not before
             sent = reservation.sent(line)
             again_at = until if sent.refused and remaining < sent.amount else None
-            if again_at is None and limit_seen.reset_after is not None:
-                again_at = now + limit_seen.reset_after
-            more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
-            if taught is not None and not taught[1].learning.continuous and limit_seen.reset_after is not None:
-                line.hold(remaining, float(limit_seen.reset_after), now)
+            if again_at is None and each.reset_after is not None:
+                again_at = now + each.reset_after
+            more = line.observe(remaining, each.rounding, sent, now, again_at or now) or more
+            if held and each.reset_after is not None:
+                line.mirror.hold(remaining, float(each.reset_after), now)
         return more
 
     def served(self, reservation: Reservation, now: float) -> None:
@@ -355,7 +348,7 @@ class Ledger:
     def replace(self, limits: Limits, now: float, *, shared: Sequence[Line] = (), presets: Presets | None = None) -> None:
         """Other settings; what was charged is kept, and what was learned, unless it is configured now. `presets`: `None`: as before."""
         if presets is not None:
-            self._presets = presets
+            self._presets = self._shown.presets = presets
         old = list(self._own)
         lines: list[Line] = []
         for line in lines_of(limits, self._presets, self._anchor):
@@ -364,12 +357,12 @@ class Ledger:
                 old.remove(before)
             lines.append(self._succeed(before, line, now))
         self._own, self._shared = tuple(lines), tuple(shared)
-        self._learned.forget({(line.dimension, line.counter.limit) for line in lines})
+        self._shown.forget({(line.dimension, line.counter.limit) for line in lines})
         self._arrange()
 
     def _arrange(self) -> None:
         """The lines as they are now, and which of them each model has."""
-        self._lines = (*self._own, *self._shared, *self._learned.lines(), *self._paces.lines)
+        self._lines = (*self._own, *self._shared, *self._shown.lines(), *self._paces.lines)
         split = any(line.models is not None or line.other_models for line in self._lines)
         self._by_model = {} if split else None
         self._narrowing = True
@@ -414,150 +407,6 @@ class Ledger:
             return same[0] if len(same) == 1 else None
         same = [line for line in same if line.counter.limit == seen.limit]
         return min(same, key=lambda line: line.counter.period, default=None)
-
-    def _taught(
-        self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None
-    ) -> tuple[tuple[list[Learned], Learned] | None, bool]:
-        """The learned rate that `seen` is about, among those of its name, with what it teaches taken in; without a line while the
-        period is unknown. `None` if there is nothing to learn. And whether it is counted otherwise from now on."""
-        found = self._learned.see(seen, reservation.model)
-        if found is None:
-            return None, False
-        groups, learned, moved = found
-        if moved:
-            self._arrange()
-        learning, remaining = learned.learning, seen.remaining
-        if seen.period is not None:
-            learning.known_period = seen.period
-        if remaining is not None and 0 <= remaining <= learning.limit:
-            self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
-            used, reset_after = learning.limit - remaining, seen.reset_after
-            if reset_after is not None and 0 <= reset_after <= LONGEST:
-                ours = math.inf if learning.samples else self._history.ours(seen.dimension)
-                if seen.dimension in ESTIMATED:
-                    ours *= WRONG
-                oldest_for = (
-                    self._history.oldest_for(seen.dimension, used, reservation, now)
-                    if learning.samples < AGED_SAMPLES
-                    else math.inf
-                )
-                counted = self._history.counted(seen.dimension, reservation, reset_after, now)
-                learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
-        return (groups, learned), self._draw_line(groups, learned, seen, now)
-
-    def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> bool:
-        """Give a learned rate the line that is known now, once its period is; returns whether it is another one."""
-        learning, old = learned.learning, learned.line
-        limit, period = learning.limit, learning.period
-        if not period:
-            return False
-        # A window admits nothing that a bucket would not: until it is sure to refill, it is counted as one.
-        refills = learning.refills or (old is not None and isinstance(old.counter, Bucket) and learning.continuous)
-        counter = self._calendar(seen.dimension, limit, period) or (
-            Bucket(limit, period, learning.burst) if refills else SlidingWindow(limit, period, memory=REMEMBERED)
-        )
-        if old is not None and _form(old.counter) == _form(counter):
-            return False
-        models, others = self._learned.scope(groups, learned)
-        line = Line(seen.dimension, seen.name, counter, learned=True, models=models, other_models=others)
-        if old is not None and old.take_over(line, now):
-            line = old
-        else:
-            used = 0.0 if old is None else old.counter.burst - room(old.counter, now)
-            self._recount(line, counter.burst - used, now)
-        learned.recounted(line, now)
-        self._arrange()
-        return True
-
-    def _calendar(self, dimension: str, limit: float, period: float) -> CalendarWindow | None:
-        """The window of a civil day or month, where the provider is known to count so."""
-        preset, name = self._presets.get((dimension, period)), NAMES.get(period)
-        if preset is None or name is None or preset.window != "calendar" or preset.zone is None:
-            return None
-        return CalendarWindow(limit, name, load_zone(preset.zone), self._anchor)
-
-    # -- limits that show the same amount -----------------------------------------------------------------------------------
-
-    def _regroup(
-        self,
-        groups: list[Learned],
-        learned: Learned,
-        line: Line,
-        seen: LimitSeen,
-        remaining: float,
-        reservation: Reservation,
-        now: float,
-    ) -> Line:
-        """Tell models apart that an answer shows not to share a limit, or take together those that do; returns the model's line."""
-        model = reservation.model
-        if len(learned.models) > 1 and learned.sure:
-            contradicts = line.contradicted(seen, remaining, reservation.sent(line), now)
-            if learned.refuted(model, contradicts, now) and (own := self._learned.split(groups, learned, model)):
-                flying = self._history.taken({model}, line.dimension, reservation.at, flying=True) - reservation.taken(
-                    line.dimension
-                )
-                self._part(groups, learned, line, room(line.counter, now), now)
-                return self._part(groups, own, line, remaining - flying, now)
-        if len(groups) == 1 or not learned.due(now) or not (alike := self._learned.alike(groups, learned)):
-            return line
-        taken_by = [self._history.taken(other.models, line.dimension, learned.since) for other in alike]
-        taken = max(taken_by)
-        other = alike[taken_by.index(taken)]
-        refused = reservation.refunded and remaining < line.demanded(reservation.demand)
-        if not taken or other.line is None or not learned.confirmed(line, taken, refused, now):
-            return line
-        most = min(room(line.counter, now), room(other.line.counter, now))
-        return self._part(groups, self._learned.join(groups, learned, other), line, most, now)
-
-    def _part(self, groups: list[Learned], learned: Learned, old: Line, most: float, now: float) -> Line:
-        """Give a rate a line of its own for the models that it holds for now, which counts as `old` does, with room for `most` units."""
-        models, others = self._learned.scope(groups, learned)
-        counter = attrs.evolve(old.counter)
-        line = Line(old.dimension, old.name, counter, learned=True, models=models, other_models=others)
-        line.error, line.least_margin = copy(old.error), old.least_margin
-        self._recount(line, most, now)
-        learned.recounted(line, now)
-        self._arrange()
-        return line
-
-    def _recount(self, line: Line, most: float, now: float) -> None:
-        """Charge a new line of a learned rate with what was sent before. That may not explain that there is no more room than for `most`
-        units, since it is not remembered for ever: then somebody else is charged, until answers show more."""
-        line.counter.mirrored = True
-        self._history.charge(line)
-        line.lower_to(most, now)
-
-    def _learn_burst(
-        self,
-        learned: Learned,
-        remaining: float,
-        dimension: str,
-        reservation: Reservation,
-        refused_for: float | None,
-        now: float,
-    ) -> None:
-        """Take in what an answer tells of how much fits at once."""
-        learning, line = learned.learning, learned.line
-        learning.show(remaining)
-        amount = reservation.taken(dimension)
-        refused = reservation.refunded and remaining < amount
-        if (not reservation.refunded or (refused and refused_for)) and is_known(reservation, dimension):
-            learning.show(amount)
-        if refused and refused_for and line is not None and room(line.counter, now) >= amount:
-            learning.refused(amount, remaining + line.ours(now))
-
-
-def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:
-    """A line for every configured rate, those of single models among them."""
-    for terms in limits.terms(presets):
-        yield configured(terms, anchor)
-    for model, own in limits.models.items():
-        for terms in own.terms(presets):
-            yield configured(terms, anchor, frozenset((model,)))
-
-
-def _form(counter: Counter) -> tuple[object, ...]:
-    return type(counter), counter.limit, counter.period, counter.burst
 
 
 def _same(old: Line, new: Line) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from balancer.core.quota import GRANULES, MOST_MARGIN, SlidingWindow
+from balancer.core.quota import MOST_MARGIN
+from balancer.core.sliding import GRANULES, SlidingWindow
 
 PARTS = 8
 """Parts of what refills, beside the first and smaller ones: each leaves when all of it has come back, so more of them lose less.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from balancer.core.call import Demand, Usage
-from balancer.core.line import Line, Sent
+from balancer.core.line import Line
+from balancer.core.mirror import Sent
 
 NOTHING: list[Any] = []
 """Of a reservation without lines; never added to."""
@@ -41,6 +42,10 @@ class Reservation:
         self.ended = False
         self.refunded = False
         self.usage: Usage | None = None
+
+    def booked(self) -> Iterator[tuple[Line, float, Any]]:
+        """Line, amount and mark of each rate."""
+        return zip(self.lines, self.amounts, self.marks)  # noqa: B905 - to pass `strict` takes as long as to book one of them
 
     def sent(self, line: Line) -> Sent:
         """What `line` knows of it."""

@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from balancer.core.bucket import Bucket
 from balancer.core.call import Demand, Usage
 from balancer.core.estimating import (
     BOLD_Z,
@@ -29,7 +30,7 @@ from balancer.core.estimating import (
     Trust,
     Z,
 )
-from balancer.core.quota import Bucket, SlidingWindow
+from balancer.core.sliding import SlidingWindow
 
 
 def first(characters: int, bound: int | None = None, images: int = 0) -> Demand:

@@ -7,8 +7,8 @@ import math
 from balancer.core.call import Demand, Usage
 from balancer.core.history import REMEMBERED, History
 from balancer.core.line import Line
-from balancer.core.quota import SlidingWindow
 from balancer.core.reservation import Reservation
+from balancer.core.sliding import SlidingWindow
 
 
 def sent(history, at, *, tokens=100, model="m", usage=None, ended=True):
@@ -55,6 +55,8 @@ def test_the_oldest_charge_that_can_still_be_held() -> None:
     assert history.oldest_for("tokens", 60.0, answered, 30.0) == 20.0
     assert history.oldest_for("tokens", 150.0, answered, 30.0) == 30.0
     assert history.oldest_for("tokens", 151.0, answered, 30.0) == math.inf
+    refused = sent(History(), 0.0)
+    assert History().oldest_for("tokens", 0.0, refused, 30.0) == math.inf
 
 
 def test_what_was_surely_counted() -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import random
-from collections import deque
+from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balancer.core.call import Demand, Usage
-from balancer.core.learned import MOST_LEARNED
 from balancer.core.ledger import Ledger
 from balancer.core.limits import Limits
 from balancer.core.outcome import LimitSeen
@@ -148,6 +144,46 @@ def test_requests_that_wait_for_connections_are_never_too_many(
     assert not find_overruns(SimulatedLimit("requests", 60, 6.0, burst=12), [(at, 1.0) for at in sorted(counted)])
 
 
+TOKYO = {"amount": 3, "per": "day", "window": "calendar", "zone": "Asia/Tokyo"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "over_at", "gone_at"),
+    [({"amount": 3, "per": 2.0, "window": "sliding"}, 2.0 + MARGIN, 9.0 + MARGIN), (TOKYO, 5.0 + 1.0 + MARGIN, 5.0 + 86_400.0)],
+)
+def test_what_waits_for_a_connection_longer_than_a_window_counts_in_the_one_it_is_written_in(
+    requests: dict[str, Any], over_at: float, gone_at: float
+) -> None:
+    """The provider cannot have counted it before; one that is never written leaves nothing behind."""
+    ledger = Ledger(Limits(requests=requests), anchor=(0.0, 1_767_193_195.0))  # five seconds before midnight in Tokyo
+    _, waiting, given_up = reserve(ledger, 0.0, times=3)
+    ledger.connecting(waiting)
+    ledger.connecting(given_up)
+    assert room(ledger, "requests", 0.0) == 0
+    assert room(ledger, "requests", over_at) == 1
+    assert ledger.earliest(ONE, over_at) == over_at
+    assert ledger.earliest(Demand(requests=2), over_at) > over_at
+    ledger.refund(given_up, 7.0)
+    assert room(ledger, "requests", 7.0) == 2
+    ledger.restamp(waiting, 7.0)
+    assert room(ledger, "requests", 8.9) == 2
+    ledger.settle(waiting, None, 8.9)
+    assert room(ledger, "requests", 8.9) == 2
+    assert room(ledger, "requests", gone_at + 1.1) == 3
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+@pytest.mark.parametrize("charged", ["adjusted", "produced"])
+def test_an_attempt_that_ends_while_it_waits_for_a_connection_is_charged_when_it_ends(window: str, charged: str) -> None:
+    """If it is said to have been sent, it has been sent at the latest then; what it took is what is charged."""
+    ledger = Ledger(Limits(tokens={"amount": 100, "per": 2.0, "window": window, "charged": charged}))
+    waiting = ledger.reserve(Demand(40), 0.0)
+    ledger.connecting(waiting)
+    ledger.settle(waiting, Usage(30), 50.0)
+    assert room(ledger, "tokens", 50.0) == pytest.approx(70)
+    assert room(ledger, "tokens", 52.0 + MARGIN) == pytest.approx(100)
+
+
 @pytest.mark.parametrize("way", ["restamp", "refund", "settle"])
 def test_a_limit_that_is_learned_while_requests_wait_for_connections(way: str) -> None:
     """They wait in its line, too, and nothing of it stays when they do no more."""
@@ -262,52 +298,12 @@ TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def test_remaining_lowers_the_rate_it_belongs_to_at_once_and_never_raises_it() -> None:
-    """Somebody else took thirty; a later and greater number changes nothing."""
-    ledger = Ledger(Limits(requests=["100/min", "5000/day"]))
-    (first,) = reserve(ledger, 0.0)
-    ledger.observe((requests(100, 69),), 0.1, first)
-    assert [view.room(0.1) for view in ledger.views(0.1)] == pytest.approx([69, 4999], abs=0.2)
-    ledger.observe((requests(100, 99), requests(None, 3)), 0.1, first)
-    assert room(ledger, "requests", 0.1) == pytest.approx(69, abs=0.2)
-    assert len(ledger.views(0.1)) == 2
-
-
 def test_a_limit_without_its_amount_belongs_to_the_only_rate_of_its_dimension() -> None:
     """Some responses show what remains and nothing else."""
     ledger = Ledger(Limits(requests_per_minute=100, tokens_per_minute=100))
     (first,) = reserve(ledger, 0.0)
     ledger.observe((requests(None, 50),), 0.0, first)
     assert room(ledger, "requests", 0.0) == pytest.approx(50)
-
-
-def test_differences_that_rounding_explains_change_nothing() -> None:
-    """Remaining tokens in thousands are right within a thousand."""
-    ledger = Ledger(Limits(input_tokens_per_minute=30_000))
-    (first,) = reserve(ledger, 0.0, demand=Demand(2_400))
-    seen = LimitSeen("input_tokens", "input-tokens", 30_000, 27_000, 4.8, rounding=1000.0)
-    ledger.observe((seen,), 0.0, first)
-    assert room(ledger, "input_tokens", 0.0) == pytest.approx(27_600)
-    ledger.observe((attrs.evolve(seen, remaining=20_000.0),), 0.0, first)
-    assert room(ledger, "input_tokens", 0.0) == pytest.approx(20_000)
-
-
-def test_an_answer_is_compared_with_the_time_since_its_request() -> None:
-    """Seven were in flight when the provider counted; what has refilled or left since then is no evidence against us."""
-    for window in ("bucket", "sliding"):
-        ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window=window))
-        reservations = reserve(ledger, 0.0, times=7)
-        ledger.observe((requests(7, 0),), 9.0, reservations[2])
-        assert room(ledger, "requests", 9.0) == 7
-
-
-def test_a_refused_request_is_not_in_the_count_that_refused_it() -> None:
-    """Refunded, its own unit does not explain why nothing remains."""
-    ledger = Ledger(Limits(requests={"amount": 7, "per": 2.0}, window="sliding"))
-    refused = reserve(ledger, 0.0, times=4)[-1]
-    ledger.refund(refused, 0.1)
-    ledger.observe((requests(7, 0),), 0.1, refused)
-    assert ledger.earliest(ONE, 0.1) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -360,179 +356,6 @@ def test_no_answer_breaks_the_ledger(data: st.DataObject) -> None:
     assert ledger.earliest(ONE, now) >= now
 
 
-def test_learned_rates_are_bounded() -> None:
-    """The names are the provider's to choose."""
-    ledger = Ledger(Limits())
-    (first,) = reserve(ledger, 0.0)
-    ledger.observe(tuple(LimitSeen("requests", str(name), 50, 49, 1.0) for name in range(100)), 0.0, first)
-    assert len(ledger.views(0.0)) == MOST_LEARNED
-
-
-class Bucketed:
-    """A provider that counts a bucket and shows honest headers: remaining cut to units, reset until full."""
-
-    def __init__(self, limit: float, period: float) -> None:
-        self.limit, self.unit, self.full_at = limit, period / limit, -math.inf
-
-    def count(self, at: float) -> LimitSeen:
-        self.full_at = max(at, self.full_at) + self.unit
-        assert self.full_at - at <= self.limit * self.unit + 1e-6
-        used = (self.full_at - at) / self.unit
-        return requests(self.limit, math.floor(self.limit - used + 1e-9), self.full_at - at)
-
-
-class Windowed:
-    """A provider that counts an exact window and shows honest headers: reset until the oldest leaves."""
-
-    def __init__(self, limit: float, period: float) -> None:
-        self.limit, self.period, self.log = limit, period, list[float]()
-
-    def count(self, at: float) -> LimitSeen:
-        self.log = [seen for seen in self.log if seen > at - self.period] + [at]
-        assert len(self.log) <= self.limit
-        return requests(self.limit, self.limit - len(self.log), self.log[0] + self.period - at)
-
-
-class Cleared:
-    """A provider whose windows are fixed and begin at whole seconds, which shows honest headers: reset until the next begins."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit, self.second, self.used = limit, 0, 0
-
-    def used_at(self, at: float) -> int:
-        if math.floor(at) != self.second:
-            self.second, self.used = math.floor(at), 0
-        return self.used
-
-    def count(self, at: float) -> None:
-        assert self.used_at(at) < self.limit
-        self.used += 1
-
-    def shown(self, at: float) -> LimitSeen:
-        return requests(self.limit, self.limit - self.used_at(at), round(1.0 - at % 1.0, 3))
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("phase", [0.03, 0.1, 0.4, 0.7])
-def test_nothing_goes_before_the_reset_of_a_fixed_window_that_is_used_up(phase: float, seed: int) -> None:
-    """The first call comes in the middle of it, and what is left passes for the period: too short a one, but each answer says when the
-    window ends. None is refused, and nearly all is used."""
-    rng = random.Random(seed)
-    ledger, provider = Ledger(Limits()), Cleared(10)
-    now = start = 100.0 + phase
-    sent, coming = 0, list[tuple[float, int, bool, Reservation]]()
-    while now < start + 20.0:
-        goes_at = math.inf if not ledger.enforced() and sent == 4 else ledger.earliest(ONE, now)
-        if not coming or goes_at < coming[0][0]:
-            now, sent = goes_at, sent + 1
-            heapq.heappush(coming, (now + rng.uniform(0.0, 0.02), sent, False, ledger.reserve(ONE, now)))
-            continue
-        now, number, counted, reservation = heapq.heappop(coming)
-        if counted:
-            ledger.observe((provider.shown(now),), now, reservation)
-            ledger.settle(reservation, Usage(), now)
-        else:
-            provider.count(now)
-            heapq.heappush(coming, (now + rng.uniform(0.05, 0.3), number, True, reservation))
-    assert sent >= 0.97 * 200
-
-
-def test_three_a_minute_in_whole_seconds_are_no_three_per_one_and_a_half() -> None:
-    """Three are in use as surely as they have been sent, so a reset in a minute is no bucket's, although what remains may be rounded by
-    a third of the limit."""
-    ledger = Ledger(Limits())
-    first, second = reserve(ledger, 0.0), reserve(ledger, 0.3)
-    for (reservation,), answered_at, remaining, reset_after in ((second, 0.4, 1, 60), (first, 1.6, 1, 59)):
-        ledger.observe((requests(3, remaining, reset_after),), answered_at, reservation)
-        ledger.settle(reservation, Usage(), answered_at)
-    (third,) = reserve(ledger, 1.7)
-    ledger.observe((requests(3, 0, 59),), 1.8, third)
-    (view,) = ledger.views(2.0)
-    assert view.period == 60.0
-
-
-@pytest.mark.parametrize("configured", [False, True])
-@pytest.mark.parametrize("window", ["bucket", "sliding"])
-@pytest.mark.parametrize("load", [0.5, 5.0])
-def test_honest_answers_take_no_capacity(window: str, load: float, configured: bool) -> None:
-    """Ten thousand answers of a provider that counts up to 20 ms later and answers late: the mirror stays right, nothing is
-    refused, and what is offered is served, or 95 % of the quota used."""
-    rng = random.Random(11)
-    limits = Limits(requests={"amount": 50, "per": 5.0}, window=window) if configured else Limits()
-    provider = Bucketed(50, 5.0) if window == "bucket" else Windowed(50, 5.0)
-    ledger = Ledger(limits)
-    now, arrival, sent, answers = 100.0, 100.0, 0, deque[tuple[float, LimitSeen, Reservation]]()
-    while sent < 10_000:
-        cold = not ledger.enforced() and sent == 4
-        start = math.inf if cold else max(arrival, ledger.earliest(ONE, now))
-        if answers and answers[0][0] <= start:
-            now, seen, reservation = answers.popleft()
-            ledger.observe((seen,), now, reservation)
-            ledger.settle(reservation, None, now)
-            continue
-        now, counted_at = start, max(start + rng.uniform(0.001, 0.02), answers[-1][0] - 1.0 if answers else 0.0)
-        answers.append((counted_at + 1.0, provider.count(counted_at), ledger.reserve(ONE, now)))
-        arrival += rng.expovariate(10.0 * load)
-        sent += 1
-    assert sent / (now - 100.0) >= 0.95 * 10.0 * min(load, 1.0)
-    assert len(ledger.views(now)) == 1
-    assert ledger.views(now)[0].period == 5.0
-
-
-@pytest.mark.parametrize("counted_first", [False, True])
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_five_per_two_seconds_are_learned_from_four_answers(order: tuple[int, ...], counted_first: bool) -> None:
-    """Answers in any order: one more now, the others when the first leaves, and not before."""
-    ledger, provider, start = Ledger(Limits()), Windowed(5, 2.0), 77.0
-    reservations = reserve(ledger, start, times=4)
-    shown = [provider.count(start + 0.001 + place * 0.0002) for place in range(4)]
-    if counted_first:  # headers made only when all four are in
-        shown = [requests(5, 1, provider.log[0] + 2.0 - (start + 0.005)) for _ in range(4)]
-    for place in order:
-        ledger.observe((shown[place],), start + 0.01, reservations[place])
-        ledger.settle(reservations[place], None, start + 0.01)
-        assert room(ledger, "requests", start + 0.01) == 1
-    fifth = reserve(ledger, start + 0.02)[0]
-    shown_fifth = provider.count(start + 0.021)
-    if not counted_first:
-        (view,) = ledger.views(start + 0.02)
-        assert (view.learned, view.limit, view.period, view.burst) == (True, 5, 2.0, 5)
-        assert ledger.earliest(ONE, start + 0.02) == pytest.approx(start + 2.0 + MARGIN, abs=0.001)
-    ledger.observe((shown_fifth,), start + 0.03, fifth)
-    assert ledger.earliest(ONE, start + 0.03) == pytest.approx(start + 2.0 + MARGIN, abs=0.001)
-    assert ledger.earliest(Demand(requests=5), start + 0.03) == pytest.approx(start + 2.02 + MARGIN, abs=0.001)
-
-
-@pytest.mark.parametrize(("limit", "period", "unit"), [(500, 60.0, 0.12), (10_000, 86400.0, 8.64)])
-def test_a_bucket_is_learned_from_its_first_answer(limit: int, period: float, unit: float) -> None:
-    """Its reset is until full; what was sent before the answer is in the learned rate."""
-    ledger, provider = Ledger(Limits()), Bucketed(limit, period)
-    reservations = reserve(ledger, 10.0, times=3)
-    seen = provider.count(10.001)
-    assert seen.reset_after == pytest.approx(unit)
-    ledger.observe((seen,), 10.5, reservations[0])
-    (view,) = ledger.views(10.5)
-    assert (view.learned, view.limit, view.period, view.reserved) == (True, limit, period, 3)
-    assert view.room(10.5) == limit - 3
-    ledger.refund(reservations[1], 11.0)
-    ledger.settle(reservations[2], Usage(requests=2), 11.0)
-    ledger.settle(reservations[0], None, 11.0)
-    (view,) = ledger.views(11.0)
-    assert (view.room(11.0), view.reserved) == (limit - 3, 0)
-
-
-def test_a_learned_rate_starts_with_all_that_the_first_answer_counts() -> None:
-    """Ours that have ended and others' that we never sent."""
-    ledger = Ledger(Limits())
-    first, second, third = reserve(ledger, 0.0, times=3, demand=Demand(100))
-    ledger.settle(first, Usage(input_tokens=150), 0.5)
-    ledger.refund(second, 0.5)
-    ledger.observe((LimitSeen("tokens", "tokens", 1000, 400, 36.0),), 1.0, third)
-    (view,) = ledger.views(1.0)
-    assert (view.period, view.burst, view.reserved) == (60.0, 400, 100)  # not even ours explain it: others', or a small burst
-    assert 0 < view.room(1.0) <= 400
-
-
 def test_a_limit_that_the_provider_has_lowered_is_learned_beside_the_configured_one() -> None:
     """Both must admit; when the header's limit changes, the learned one follows."""
     ledger = Ledger(Limits(requests_per_minute=100))
@@ -565,23 +388,6 @@ def test_other_settings_keep_what_was_charged_and_learned() -> None:
     assert [(view.dimension, view.learned) for view in ledger.views(0.0)] == [("input_tokens", False)]
     ledger.replace(Limits(), 0.0)
     assert not ledger.enforced()
-
-
-def test_a_learned_bucket_refills_continuously() -> None:
-    """120 a minute, shown by resets until full: after the whole bucket the next call waits for one unit, not for a minute."""
-    ledger, unit, now = Ledger(Limits()), 0.5, 0.0
-    for number in range(1, 121):
-        reservation = ledger.reserve(Demand(), now)
-        now += 0.002
-        shown = max(0.0, number * unit - now)
-        used = math.ceil(shown / unit)
-        ledger.observe((LimitSeen("requests", "requests", 120, 120 - used, shown),), now, reservation)
-        ledger.settle(reservation, None, now)
-    (view,) = ledger.views(now)
-    assert (view.learned, view.limit, view.period) == (True, 120, 60.0)
-    waits_for = ledger.earliest(Demand(), now) - now
-    assert 0.0 < waits_for < 2 * unit
-    assert ledger.earliest(Demand(requests=120), now) > now + 59.0
 
 
 @pytest.mark.parametrize(("answered_after", "next_at"), [(0.0, 2.03), (0.03, 2.06), (0.2, 2.03)])

@@ -36,19 +36,20 @@ class Attempt:
     demand: Demand
     at: float
     number: int
+    connecting: bool = False
     end: str = ""
     usage: Usage | None = None
     ended_at: float = math.inf
 
     def charges(self, dimension: str) -> list[tuple[float, int, float]]:
-        """What it charges: `(at, order among equals, amount)`."""
+        """What it charges: `(at, order among equals, amount)`; at `inf` while its request waits for a connection."""
         demanded = getattr(self.demand, dimension)
         if self.end in ("refund", "refuse"):
             return []
         taken = demanded if self.usage is None or dimension == "input_tokens" else getattr(self.usage, dimension)
         if dimension == "output_tokens":
             return [(self.ended_at, self.number, taken)] if self.end and taken else []
-        first = [(self.at, self.number, min(taken, demanded))] if demanded else []
+        first = [(math.inf if self.connecting else self.at, self.number, min(taken, demanded))] if demanded else []
         return first + ([(self.ended_at, self.number, taken - demanded)] if taken > demanded else [])
 
 
@@ -87,7 +88,7 @@ class LedgerModel(RuleBasedStateMachine):
         limit, period = BUCKETS[dimension]
         full_at = -math.inf
         for charged_at, amount in self.log(dimension):
-            full_at = max(full_at, charged_at) + amount * period / limit
+            full_at = max(full_at, min(charged_at, at)) + amount * period / limit
         return max(0.0, full_at - at) * limit / period
 
     @rule(after=st.sampled_from([0.0, 0.05, 0.5, 1.0, 3.0 + MARGIN, 9.0]))
@@ -110,17 +111,29 @@ class LedgerModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.flying())
     @rule(data=st.data())
+    def connect(self, data: st.DataObject) -> None:
+        attempt = data.draw(st.sampled_from(self.flying()))
+        self.ledger.connecting(attempt.reservation)
+        attempt.connecting = True
+
+    @precondition(lambda self: self.flying())
+    @rule(data=st.data())
     def write_late(self, data: st.DataObject) -> None:
         attempt = data.draw(st.sampled_from(self.flying()))
         self.ledger.restamp(attempt.reservation, self.now)
+        self.written(attempt)
+
+    def written(self, attempt: Attempt) -> None:
         self.moves += 1
         self.written_late_for += self.now - attempt.at
-        attempt.at, attempt.number = self.now, self.moves
+        attempt.at, attempt.number, attempt.connecting = self.now, self.moves, False
 
     @precondition(lambda self: self.flying())
     @rule(data=st.data(), end=st.sampled_from(["settle", "usage", "refund", "refuse"]), times=st.sampled_from([0, 1, 2, 3]))
     def end(self, data: st.DataObject, end: str, times: int) -> None:
         attempt = data.draw(st.sampled_from(self.flying()))
+        if attempt.connecting:  # then it has been written at the latest now
+            self.written(attempt)
         self.moves += 1
         attempt.end, attempt.ended_at, attempt.number = end, self.now, attempt.number
         match end:

@@ -12,8 +12,9 @@ from balancer.core.ledger import Ledger
 from balancer.core.limits import Counting, Limits, Presets
 from balancer.core.others import LATE, PARTS, leaving
 from balancer.core.outcome import LimitSeen
-from balancer.core.quota import GRANULES, MARGIN, SlidingWindow
+from balancer.core.quota import MARGIN
 from balancer.core.reservation import Reservation
+from balancer.core.sliding import GRANULES, SlidingWindow
 
 ONE = Demand()
 MINUTE, DAY = 60.0, LENGTHS["day"]
