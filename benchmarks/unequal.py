@@ -32,8 +32,6 @@ def unequal(
 ) -> Scenario:
     """Calls of each demand at so many a minute, on accounts with these limits per minute, held to the optimum for those that came.
 
-    What accounts can admit is what flows in until the end and, in buckets from the first minute on, what they hold at the start.
-
     Args:
         selector: its name.
         window: how each limit is counted.
@@ -56,14 +54,12 @@ def unequal(
     }
     classes = [CallClass(str(demand.tokens), demand, rate, deadline_after=DEADLINE) for demand, rate in per_minute.items()]
     arrivals = Arrivals(poisson(sum(per_minute.values())), CallMix(*classes))
-    full = 1.0 if window == "bucket" and from_minute == 0.0 else 0.0
-    minutes = seconds / MINUTE - from_minute + full
-    capacities = [{dimension: amount * minutes for dimension, amount in own.items()} for own in limits.values()]
 
     def run(seed: int) -> dict[str, float]:
         report = simulate(config, providers, arrivals, seed=seed, for_seconds=seconds)
         calls = [[call for call in report.ended(name=kind.name) if call.arrived_at >= from_minute * MINUTE] for kind in classes]
-        could = most_calls(capacities, list(per_minute), [len(each) for each in calls])
+        came = [[call.arrived_at for call in each] for each in calls]
+        could = most_calls(list(limits.values()), window, list(per_minute), came, DEADLINE, full=from_minute == 0.0)
         served = [sum(call.outcome == "served" for call in each) for each in calls]
         waits = report.waits()
         return {

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from balancer.core.call import Demand
-from benchmarks.optimum import most_calls
 from benchmarks.unequal import LARGE, SMALL, UNEQUAL, unequal
 
 BOTH = pytest.mark.parametrize("selector", ["least_pressure", "shadow_price"])
@@ -52,9 +49,10 @@ def test_large_calls_alone_in_windows(selector):
 
 @BOTH
 def test_three_times_the_load_in_windows(selector):
-    """What is too much waits, and calls that cost others more than one are not served."""
+    """What is too much waits, and calls that cost others more than one are not served. Who knew the end would fill the windows six
+    times in five minutes, at the first moment and again at the last."""
     calls = {SMALL: 300.0, LARGE: 75.0}
-    assert unequal(selector, "sliding", per_minute=calls, seconds=300.0, largest=0.0).missed(1) == []
+    assert unequal(selector, "sliding", per_minute=calls, seconds=300.0, total=0.85, largest=0.0).missed(1) == []
 
 
 @BOTH
@@ -106,31 +104,3 @@ def test_equal_accounts_wait_for_nothing(selector):
     """No account is better than another: who can be placed is."""
     found = unequal(selector, "bucket", EQUAL, {SMALL: 120.0, LARGE: 30.0}, seconds=480.0).run(2)
     assert found["mean_wait"] == pytest.approx(0.0, abs=0.001)
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_optimum_is_one(seed):
-    """What the simplex method finds keeps every limit, and no exchange of calls drawn at random betters it."""
-    rng = random.Random(seed)
-    capacities = [{"requests": rng.uniform(10, 100), "tokens": rng.uniform(1e3, 1e5)} for _ in range(3)]
-    demands = [Demand(rng.randint(10, 4000)) for _ in range(3)]
-    arrived = [rng.randint(0, 100) for _ in demands]
-    best = sum(most_calls(capacities, demands, arrived))
-    for _ in range(300):
-        left = [dict(capacity) for capacity in capacities]
-        served = 0.0
-        for kind in rng.sample(range(3), 3):
-            waiting = float(arrived[kind])
-            for room in rng.sample(left, 3):
-                fit = min(waiting, *(room[name] / getattr(demands[kind], name) for name in room)) * rng.choice(
-                    (1.0, rng.random())
-                )
-                for name in room:
-                    room[name] -= fit * getattr(demands[kind], name)
-                waiting, served = waiting - fit, served + fit
-        assert served <= best + 1e-6
-
-
-def test_the_optimum_of_the_example():
-    """A with 100 requests and 10k tokens, B with 20 and 50k: 100 small and 20 large calls of 100 and 25."""
-    assert most_calls(list(UNEQUAL.values()), (SMALL, LARGE), (100, 25)) == pytest.approx((100.0, 20.0))
