@@ -10,7 +10,7 @@ import attrs
 
 from balancer.core.call import Demand
 from balancer.core.snapshot import AccountSnapshot
-from balancer.selection.prices import Prices
+from balancer.selection.prices import Priced
 from balancer.selection.selector import least, weight_of
 
 if TYPE_CHECKING:
@@ -24,14 +24,12 @@ NO_DATA = 0.03
 
 
 @attrs.define(eq=False)
-class LeastPressure:
+class LeastPressure(Priced):
     """Among the accounts that are not hot, the one expected to finish first; if all are hot, the least used one.
 
     Hot is by dominant quota share after placement: "most spare tokens" would starve large calls. What is scarce is kept for those
     that take little of it: a call waits for an account that can take it soon, if there it costs others less (`Prices`).
     """
-
-    _prices: Prices = attrs.field(factory=Prices, init=False)
 
     @staticmethod
     def __call__(candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random) -> AccountSnapshot:
@@ -44,14 +42,6 @@ class LeastPressure:
                 return _of_cold(candidates, demand, now, rng)
             costs.append(latency * (candidate.in_flight + 1) / (candidate.weight or 1.0))
         return least(candidates, costs, rng)
-
-    def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
-        """Seconds that the call had better wait for another account; 0 where the account has room to spare."""
-        return self._prices.wait(account, demand, now)
-
-    def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
-        """A call has come that these accounts could take, now or later; returns whether one of them is worth it."""
-        return self._prices.learn(accounts, demand, now)
 
 
 under_least_pressure = LeastPressure.__call__

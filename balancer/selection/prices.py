@@ -64,17 +64,40 @@ minute."""
 
 
 @attrs.define(eq=False)
+class Typical:
+    """What calls demand of a dimension.
+
+    Attributes:
+        drawn: mean of the logarithms.
+        units: typical demand.
+    """
+
+    drawn: float
+    units: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.units = math.exp(self.drawn)
+
+    def note(self, amount: float, weight: float) -> None:
+        """A call demands so much."""
+        self.drawn += weight * (math.log(amount) - self.drawn)
+        self.units = math.exp(self.drawn)
+
+
+@attrs.define(eq=False)
 class Rate:
     """One rate of one account on paper.
 
     Attributes:
+        typical: what calls demand of its dimension.
         period: in seconds.
         at: trio time of the price.
-        price: of one typical demand, in calls, at `at`; it falls by a step in a period.
+        price: of one unit, in calls, at `at`; of a typical demand it falls by a step in a period.
         since: when it began to be learned: a period without a price begins anew.
         scarce_at: when it last had a price.
     """
 
+    typical: Typical
     period: float
     at: float
     price: float = attrs.field(init=False, default=0.0)
@@ -85,12 +108,14 @@ class Rate:
         self.since = self.scarce_at = self.at
 
     def step(self, now: float) -> float:
-        """The step at `now`."""
+        """The step at `now`, of a typical demand's price."""
         return STEP / min(1.0, max(1.0 / FASTEST, (now - self.since) / self.period))
 
     def now(self, now: float) -> float:
         """The price at `now`."""
-        return max(0.0, self.price - self.step(now) * (now - self.at) / self.period) if self.price else 0.0
+        if not self.price:
+            return 0.0
+        return max(0.0, self.price - self.step(now) / self.typical.units * (now - self.at) / self.period)
 
     def go_on(self, now: float) -> None:
         """The price is one of `now`."""
@@ -102,7 +127,7 @@ class Rate:
 
 
 class Option(NamedTuple):
-    """An account that could take a call: of each rate what the call takes, in typical demands and as a share of the limit."""
+    """An account that could take a call: of each rate what the call takes, in units and as a share of the limit."""
 
     shares: float
     weight: float
@@ -111,10 +136,10 @@ class Option(NamedTuple):
     def cost(self, now: float) -> float:
         """What the call takes of the account, in calls; its rates' prices are as of `now` then."""
         cost = 0.0
-        for rate, load, _ in self.takes:
+        for rate, amount, _ in self.takes:
             if rate.at != now:
                 rate.go_on(now)
-            cost += rate.price * load
+            cost += rate.price * amount
         return cost
 
 
@@ -141,10 +166,8 @@ class Prices:
     _past: deque[Sequence[Option]] = attrs.field(factory=lambda: deque[Sequence[Option]](maxlen=REMEMBERED), init=False)
     _next: int = attrs.field(default=0, init=False)
     """The place of the remembered call that is the next to be routed anew."""
-    _typical: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
-    """Of each dimension the mean logarithm of what calls demand of it."""
-    _per_typical: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
-    """Of each dimension 1 / the typical demand."""
+    _typical: dict[str, Typical] = attrs.field(factory=dict[str, Typical], init=False)
+    """By dimension."""
     _seen: int = attrs.field(default=0, init=False)
     """Calls that have come, until `FOLLOWED` of one is less than its share."""
 
@@ -155,7 +178,7 @@ class Prices:
         cost = 0.0
         for view in account.dimensions:
             if (amount := getattr(demand, view.dimension)) and (rate := self._rates.get(_key(account, view))) is not None:
-                cost += rate.now(now) * amount * self._per_typical[view.dimension]
+                cost += rate.now(now) * amount
         return cost
 
     def wait(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
@@ -198,9 +221,9 @@ class Prices:
             if amount := getattr(demand, view.dimension):
                 key = _key(account, view)
                 if (rate := self._rates.get(key)) is None:
-                    rate = self._rates[key] = Rate(view.period, now)
+                    rate = self._rates[key] = Rate(self._typical[view.dimension], view.period, now)
                 shares += (share := amount / view.limit)
-                takes.append((rate, amount * self._per_typical[view.dimension], share))
+                takes.append((rate, amount, share))
         return Option(shares, weight_of(account), takes)
 
     def _note(self, demand: Demand) -> None:
@@ -209,10 +232,24 @@ class Prices:
         weight = max(FOLLOWED, 1.0 / self._seen)
         for dimension in DIMENSIONS:
             if amount := getattr(demand, dimension):
-                drawn = math.log(amount)
-                typical = self._typical.get(dimension, drawn)
-                self._typical[dimension] = typical = typical + weight * (drawn - typical)
-                self._per_typical[dimension] = math.exp(-typical)
+                if (typical := self._typical.get(dimension)) is None:
+                    typical = self._typical[dimension] = Typical(math.log(amount))
+                typical.note(amount, weight)
+
+
+@attrs.define(eq=False)
+class Priced:
+    """What selectors share that learn prices: a call would rather wait than take what is worth more than its wait."""
+
+    _prices: Prices = attrs.field(factory=Prices, init=False)
+
+    def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
+        """Seconds that the call had better wait for another account; 0 where the account has room to spare."""
+        return self._prices.wait(account, demand, now)
+
+    def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
+        """A call has come that these accounts could take, now or later; returns whether one of them is worth it."""
+        return self._prices.learn(accounts, demand, now)
 
 
 def _take(options: Sequence[Option], part: float, now: float) -> bool:
@@ -226,7 +263,7 @@ def _take(options: Sequence[Option], part: float, now: float) -> bool:
     if best is None:
         return False
     for rate, _, share in best.takes:
-        rate.price += part * min(STEP, rate.step(now) * share)
+        rate.price += part * min(STEP, rate.step(now) * share) / rate.typical.units
     return True
 
 

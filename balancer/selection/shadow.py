@@ -10,17 +10,15 @@ import attrs
 from balancer.core.call import Demand
 from balancer.core.snapshot import AccountSnapshot
 from balancer.selection.pressure import under_least_pressure
-from balancer.selection.prices import Prices, weighed
+from balancer.selection.prices import Priced, weighed
 
 if TYPE_CHECKING:
     import random
 
 
 @attrs.define(eq=False)
-class ShadowPrice:
+class ShadowPrice(Priced):
     """The account where a call takes what is worth least; it would rather wait than take what is worth more."""
-
-    _prices: Prices = attrs.field(factory=Prices, init=False)
 
     def __call__(
         self, candidates: Sequence[AccountSnapshot], demand: Demand, now: float, rng: random.Random
@@ -35,11 +33,3 @@ class ShadowPrice:
         least = min(costs)
         cheapest = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost == least]
         return under_least_pressure(cheapest, demand, now, rng)
-
-    def price(self, account: AccountSnapshot, demand: Demand, now: float) -> float:
-        """Seconds that the call had better wait for another account; 0 where the account has room to spare."""
-        return self._prices.wait(account, demand, now)
-
-    def learn(self, accounts: Sequence[AccountSnapshot], demand: Demand, now: float) -> bool:
-        """A call has come that these accounts could take, now or later; returns whether one of them is worth it."""
-        return self._prices.learn(accounts, demand, now)

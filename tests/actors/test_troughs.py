@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 
@@ -45,10 +47,11 @@ class Calls:
                 self.errors[name] = error
 
     async def use_up(self, tokens=100):
-        """All of b's requests by calls of so many tokens, and 2,000 of a's tokens; then five seconds."""
-        await self.start("of a", 2000, model="only-a")
+        """All of b's requests and at least 3,000 of a's tokens, by calls of so many; then five seconds."""
         for number in range(20):
             await self.start(f"of b {number}", tokens, model="only-b")
+        for number in range(math.ceil(3000 / tokens)):
+            await self.start(f"of a {number}", tokens, model="only-a")
         await trio.sleep(5.0)
 
 
@@ -66,7 +69,7 @@ async def test_alone_a_large_call_leaves_a_dear_window_to_others_until_its_last_
 
 
 async def test_a_window_of_no_more_than_an_even_pace_is_open_to_all(balancing, autojump_clock):
-    """After half a minute 2,000 of 10,000 tokens are little."""
+    """After half a minute 3,000 of 10,000 tokens are little."""
     async with balancing(FEW_TOKENS, FEW_REQUESTS) as balancer, trio.open_nursery() as nursery:
         calls = Calls(balancer, nursery)
         await calls.use_up()

@@ -90,7 +90,19 @@ def test_what_is_typical_is_not_what_came_first():
     prices = Prices()
     for number in range(100):
         prices.learn(unequal(), SMALL if number else LARGE, 60.0 * number)
-    assert math.exp(prices._typical["tokens"]) == pytest.approx(100 * 20**0.01)
+    assert prices._typical["tokens"].units == pytest.approx(100 * 20**0.01)
+
+
+def test_small_calls_make_large_ones_cost_no_more_where_they_do_not_go():
+    """A price is one of units: what is typical of calls decides how large steps are, not what has been learned."""
+    prices, (_, b), plenty = Prices(), unequal(), account("plenty", tokens_per_minute=10**12)
+    prices.learn([b], LARGE, 0.0)
+    before = prices.cost(b, LARGE, 0.0)
+    for _ in range(100):
+        prices.learn([plenty], SMALL, 0.0)
+    assert prices._typical["tokens"].units < 150
+    assert before > 0.0
+    assert prices.cost(b, LARGE, 0.0) == pytest.approx(before)
 
 
 @pytest.mark.parametrize("seed", range(5))
