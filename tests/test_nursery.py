@@ -562,6 +562,23 @@ async def test_a_shared_limit_that_comes_back_is_as_used_as_it_was(balancing, au
         assert await served_at_once(balancer) == {}
 
 
+async def test_a_shared_limit_of_another_period_is_as_used_as_it_was(balancing, autojump_clock):
+    """Whoever of those who share it has used it: what they sent counts for it, once, however often it is configured anew."""
+
+    def sharing(*names, per):
+        team = {"team": {"requests": {"amount": 10, "per": per}, "window": "sliding"}}
+        return balancing.config(*({"name": name, "limits": {"shared": ["team"]}} for name in names), shared_limits=team)
+
+    async with open_balancer(sharing("a", "b", per=60.0)) as balancer:
+        used = await served_at_once(balancer, limit=7)
+        assert sum(used.values()) == 7
+        await balancer.reconfigure(sharing("a", "b", per=3600.0))
+        for _ in range(2):
+            await balancer.reconfigure(sharing("b", per=3600.0))
+            await balancer.reconfigure(sharing("a", "b", per=3600.0))
+        assert sum((await served_at_once(balancer)).values()) == 3
+
+
 async def test_a_returned_account_is_reached_over_new_connections(balancing, autojump_clock):
     """Those of before its removal were closed with it."""
     backend = ScriptedTransport([HTTPReply(200)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import attrs
 
@@ -53,6 +54,8 @@ class Ledger:
     _lines: tuple[Line, ...]
     _own: tuple[Line, ...]
     _shared: tuple[Line, ...]
+    _met: WeakSet[Line]
+    """The lines that it shares, or has shared."""
     _by_model: dict[str | None, tuple[Line, ...]] | None
     """The lines of each model; `None` while all have the same."""
     _shown: ShownRates
@@ -80,7 +83,7 @@ class Ledger:
         self._anchor, self._mirrored, self._narrowing = anchor, mirrored, True
         self._presets = presets
         self._own = tuple(lines_of(limits, self._presets, anchor))
-        self._shared = tuple(shared)
+        self._shared, self._met = tuple(shared), WeakSet(shared)
         self._history = History()
         self._shown = ShownRates(self._history, presets, anchor, self._arrange)
         self._paces = Paces(self._history, self._arrange)
@@ -346,7 +349,10 @@ class Ledger:
     # -- settings ---------------------------------------------------------------------------------------------------------
 
     def replace(self, limits: Limits, now: float, *, shared: Sequence[Line] = (), presets: Presets | None = None) -> None:
-        """Other settings; what was charged is kept, and what was learned, unless it is configured now. `presets`: `None`: as before."""
+        """Other settings; what was charged is kept, and what was learned, unless it is configured now. `presets`: `None`: as before.
+
+        A shared rate that is blank does not know what was sent before: everyone who shares it charges that to it, once.
+        """
         if presets is not None:
             self._presets = self._shown.presets = presets
         old = list(self._own)
@@ -356,6 +362,10 @@ class Ledger:
             if before is not None:
                 old.remove(before)
             lines.append(self._succeed(before, line, now))
+        for line in shared:
+            if line.blank and line not in self._met:
+                self._history.charge(line)
+        self._met.update(shared)
         self._own, self._shared = tuple(lines), tuple(shared)
         self._shown.forget({(line.dimension, line.counter.limit) for line in lines})
         self._arrange()
@@ -387,6 +397,7 @@ class Ledger:
         if before is not None and before.take_over(line, now):
             return before
         self._history.charge(line)
+        line.blank = before is None
         if before is not None:
             used = min(before.counter.burst - room(before.counter, now), line.counter.burst)
             missing = used - (line.counter.burst - room(line.counter, now))

@@ -45,6 +45,7 @@ class Line:
         failed_charged: whether the provider counts requests that it refuses.
         demanded: units that a demand takes.
         least_margin: seconds that its counter's margin may narrow to.
+        blank: whether other settings have drawn it and it counts on for nothing.
     """
 
     dimension: str
@@ -58,6 +59,7 @@ class Line:
     failed_charged: bool = attrs.field(init=False, default=False)
     demanded: Callable[[Demand], float] = attrs.field(init=False)
     least_margin: float = attrs.field(init=False, default=LEAST_MARGIN)
+    blank: bool = attrs.field(init=False, default=False)
     _taken: Callable[[Usage], float] | None = attrs.field(init=False)
     """Units of a usage; `None` if none corrects what is booked."""
     _surprises: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_SURPRISES))
