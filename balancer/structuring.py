@@ -19,7 +19,7 @@ import httpx
 from cattrs.gen import make_dict_structure_fn, override
 
 from balancer.core.limits import Limits
-from balancer.core.setting import RANGE, Range, each, shown
+from balancer.core.setting import RANGE, Range, each, looks_like_key, shown
 from balancer.core.settings import HEADER_NAME, HEADER_VALUE, Account, Pool, read_secret, revealed
 from balancer.errors import ConfigError, Fault
 from balancer.providers.provider import PROVIDERS
@@ -67,7 +67,9 @@ def told(value: object) -> str:
 
 def step(key: object) -> str:
     """A key as one step of a path."""
-    return key if isinstance(key, str) and _BARE_KEY.fullmatch(key) else f"[{shown(key)}]"
+    if isinstance(key, str) and _BARE_KEY.fullmatch(key) and not looks_like_key(key):
+        return key
+    return f"[{shown(key)}]"
 
 
 def hint(name: object, known: Collection[str]) -> str:

@@ -605,3 +605,15 @@ def test_what_is_not_carried_yet_is_refused_by_name(key: str) -> None:
     """A key that other clients have says more than that it is unknown."""
     with pytest.raises(ConfigError, match=rf"accounts\[0\].{key}: {key} is not carried yet; allowed: HTTP/1.1"):
         BalancerConfig.parse({"accounts": [{"name": "a", key: True}]})
+
+
+@pytest.mark.parametrize("key", ["sk-proj-0123456789abcdef", "Bearer 0123456789", "gsk_0123456789abcdef", "AIzaSy0123456789"])
+def test_a_key_in_the_wrong_place_is_not_told(key):
+    """As a value, as a name, and as a key of a table."""
+    accounts = [account(provider=key, limits=key, weight=key), account(name="b", limits={"zone": key, "shared": [key], key: 1})]
+    document = {"accounts": accounts, "balancer": {"selector": key}, "pools": [{"name": "p", "tiers": [[key]]}], key: 1}
+    with pytest.raises(ConfigError) as caught:
+        BalancerConfig.parse(document)
+    assert key not in str(caught.value)
+    assert key not in repr(caught.value.faults)
+    assert "a text that looks like a key" in str(caught.value)

@@ -8,6 +8,7 @@ no integer, `nan` is nowhere allowed.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -67,8 +68,21 @@ class Range:
         return inside and value <= self.high and (self.kind is int or isinstance(value, float) or abs(value) <= _MOST_FLOAT)
 
 
+_LIKE_A_KEY = re.compile(
+    r"\s*(?:bearer\s|(?:sk|rk|gsk|hf|r8|xai|pplx|nvapi|fw|csk)[-_](?=.{12})|AIza|AKIA)", re.IGNORECASE | re.DOTALL
+)
+"""How the keys of providers begin."""
+
+
+def looks_like_key(value: object) -> bool:
+    """Whether a text that stands where something else belongs may be a provider's key: no error tells those."""
+    return isinstance(value, str) and _LIKE_A_KEY.match(value) is not None
+
+
 def shown(value: object) -> str:
-    """A value in an error text: short, and typed so that `"3"` and `3` look different."""
+    """A value in an error text: short, and typed so that `"3"` and `3` look different; of a text that may be a key, that it is."""
+    if looks_like_key(value):
+        return "a text that looks like a key"
     try:
         text = repr(value)
     except Exception:  # an integer of thousands of digits has none, a class may have a broken one
