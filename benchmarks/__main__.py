@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--json] [--quick] [--plot DIR]`: measures, and ends with 1 if a goal was missed."""
+"""`python -m benchmarks NAME [--json] [--quick] [--plot DIR] [--seeds N]`: measures, and ends with 1 if a goal was missed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="with quota: draw use of quota against offered load there")
+    parser.add_argument("--seeds", type=_count, metavar="N", help="with quota: run each scenario on N seeds, 1 to N")
     given = parser.parse_args(arguments)
-    if given.plot is not None and given.name != "quota":
-        parser.error("only quota draws")
-    rows = BENCHMARKS[given.name](quick=given.quick, **({"plot": given.plot} if given.plot else {}))
+    of_quota = {name: value for name in ("plot", "seeds") if (value := getattr(given, name)) is not None}
+    if of_quota and given.name != "quota":
+        parser.error(f"only quota takes --{next(iter(of_quota))}")
+    rows = BENCHMARKS[given.name](quick=given.quick, **of_quota)
     print((as_json if given.json else shown)(given.name, rows, quick=given.quick))
     return 0 if given.quick else int(any(row.reached is False for row in rows))
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ balancer can do better.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import attrs
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 
 from balancer.core.call import Demand
 from benchmarks.scenario import MINUTE, Window
@@ -24,6 +23,14 @@ BIN = 5.0
 
 TIED = 1e-6
 """Calls by which one of a later class is worth more: of several optima the one with most of those is found."""
+
+
+def check_solvable() -> None:
+    """Raises `SystemExit` with what to do if SciPy is missing: before anything is measured for minutes."""
+    try:
+        importlib.import_module("scipy")
+    except ImportError:
+        raise SystemExit("the optimum of unequal accounts needs SciPy: pip install scipy") from None
 
 
 @attrs.define
@@ -40,6 +47,9 @@ class Program:
 
     def solve(self) -> list[float]:
         """The value of each variable."""
+        from scipy.optimize import linprog
+        from scipy.sparse import csr_array
+
         values = [value for row, _ in self.rows for value in row.values()]
         columns = [number for row, _ in self.rows for number in row]
         ends = [0]

@@ -135,18 +135,34 @@ def test_quota_is_held_to_its_goals(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert [row["reached"] for row in _run(capsys, "quota")] == [True] * 9
 
 
-def test_only_quota_draws(capsys: pytest.CaptureFixture[str]) -> None:
-    """A plot of anything else is refused, and one without matplotlib says what to install."""
+def test_quota_runs_on_as_many_seeds_as_wanted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them is shown."""
+    monkeypatch.setattr(quota, "sockets", lambda *, quick: [])
+    assert {len(row["samples"]) for row in _run(capsys, "quota", "--seeds", "3")} == {3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["spread", "--plot", "somewhere"], "only quota takes --plot"),
+        (["spread", "--seeds", "3"], "only quota takes --seeds"),
+        (["quota", "--seeds", "0"], "'0'; allowed: a whole number from 1"),
+        (["quota", "--seeds", "many"], "'many'; allowed: a whole number from 1"),
+    ],
+)
+def test_what_no_benchmark_takes_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["spread", "--plot", "somewhere"])
-    assert "only quota draws" in capsys.readouterr().err
+        command.main(arguments)
+    assert said in capsys.readouterr().err
 
 
-def test_a_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Said before anything is measured."""
+def test_what_is_missing_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match=r"balancer\[plots\]"):
         quota.quota(plot=tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(SystemExit, match="pip install scipy"):
+        quota.quota()
 
 
 @pytest.mark.slow
