@@ -181,7 +181,7 @@ def draw(panels: Iterable[tuple[Pool, dict[str, list[Point]]]], folder: Path) ->
 def _panel(axes: Any, what: str, curves: dict[str, list[Point]]) -> dict[str, Any]:
     """One set of curves; returns a line by what it stands for."""
     handles: dict[str, Any] = {}
-    most, highest = 0.0, 1.0  # above 1 lies what buckets held at the start
+    most, highest = 0.0, 1.0
     for place, (rule, points) in enumerate(curves.items()):
         shares = sorted(
             (point.large_came, point.large) if what == "large calls" else (point.load, point.used) for point in points
@@ -200,8 +200,8 @@ def _panel(axes: Any, what: str, curves: dict[str, list[Point]]) -> dict[str, An
         [0.0, 1.0, most], [0.0, 100.0, 100.0], color="black", lw=1.2, ls=":", zorder=5
     )
     axes.set_xlabel(f"offered {what} (multiples of what the quota allows)")
-    axes.set_ylabel(f"admitted {what} (% of what the quota allows)")
-    axes.set_xlim(0.0, most)
+    axes.set_ylabel(f"admitted {what} (% of what the quota allows; above it: held before)")
+    axes.set_xlim(0.0, 1.02 * most)
     axes.set_ylim(0.0, 108.0 * highest)
     axes.grid(alpha=0.3)
     return handles
