@@ -290,6 +290,7 @@ def _account_tables(accounts: object) -> dict[int, dict[str, Any]]:
 
 def _check_selector(selector: object) -> None:
     if callable(selector):
+        make_selector(cast("Selector", selector))
         return
     problem = told(selector) + hint(selector, SELECTORS)
     if isinstance(selector, str) and (selector in SELECTORS or _FUNCTION.fullmatch(selector)):

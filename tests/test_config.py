@@ -149,6 +149,24 @@ def test_selector_forms():
     assert BalancerConfig([account()], selector="math:fsum").selector == "math:fsum"
 
 
+async def choose_later(candidates, demand, now, rng):
+    return candidates[0]
+
+
+class ChooseLater:
+    async def __call__(self, candidates, demand, now, rng):
+        return candidates[0]
+
+
+@pytest.mark.parametrize(
+    ("selector", "name"), [(choose_later, "choose_later"), (ChooseLater(), "ChooseLater"), ("trio:sleep", "'trio:sleep'")]
+)
+def test_a_selector_is_no_async_function(selector, name):
+    """It is called where nothing can be awaited, and the fault says so, not that it chose a wrong account."""
+    with pytest.raises(ConfigError, match=f"selector: {name} is async; allowed: a plain function"):
+        BalancerConfig([account()], selector=selector)
+
+
 @pytest.mark.parametrize("body", ["raise SystemExit", "1 / 0", "def (", "raise ImportError('sk-no')"])
 def test_selector_module_that_fails(tmp_path, monkeypatch, body):
     """Whatever a selector's module does when imported, it is a fault of the selector."""

@@ -87,6 +87,13 @@ class Claims:
                 return False
         return True
 
+    def ahead(self, supervisor: Supervisor, model: str | None, demand: Demand) -> list[Demand]:
+        """What those take that have claims which such a call there may delay."""
+        if not supervisor.shared and supervisor not in self._held:
+            return []
+        claims = [claim for claim in self._against(supervisor, supervisor.amounts(model, demand)) if claim.ticket.waiting]
+        return [claim.supervisor.demand(claim.ticket.call, claim.ticket.model) for claim in claims]
+
     def _against(self, supervisor: Supervisor, amounts: Mapping[Line, float]) -> Iterator[Claim]:
         """Claims that an attempt there may delay which takes these units of its rates."""
         yield from self._held.get(supervisor, ())

@@ -24,6 +24,7 @@ from balancer.actors.lease import Lease
 from balancer.actors.mailbox import Mailbox
 from balancer.actors.messages import DOORBELL, Doorbell, Ticket
 from balancer.actors.placing import Hold, Outlook, Placer, SelectorFailed
+from balancer.actors.ranking import latest_start
 from balancer.actors.refusals import Tiers, full, gives_way, no_account, too_late
 from balancer.actors.waiting import WaitingTickets
 from balancer.core.budget import Budget
@@ -149,13 +150,12 @@ class Dispatcher:
 
     def _round(self, now: float) -> None:
         """Look at those that wait, best first, together with those that have just come."""
+        come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
+        for ticket in come:
+            self._guarded(self._queue, ticket, now)
         self._claims.clear()
         self._holding.clear()
         self._look_at = math.inf
-        come = [ticket for ticket in self._taken if ticket.open and not ticket.now_or_never]
-        for ticket in come:
-            ticket.came_at = now
-            self._waiting.add(ticket)
         looked_at: set[Ticket] = set()
         for lane, ticket in self._waiting.round():
             self._guarded(self._look, ticket, now, lane)
@@ -192,8 +192,7 @@ class Dispatcher:
         if not self._waiting.count:
             self._claims.clear()
             self._look_at = math.inf
-        ticket.came_at = now
-        self._waiting.add(ticket)
+        self._queue(ticket, now)
         outlook = self._admit(ticket, now)
         if outlook is None:
             return
@@ -241,6 +240,11 @@ class Dispatcher:
     def _crowded(self, ticket: Ticket) -> bool:
         """Whether another ticket of its pool waits that an account of this one's could serve."""
         return any(self.placer.compete(ticket, other) for other in self._waiting.others(ticket))
+
+    def _queue(self, ticket: Ticket, now: float) -> None:
+        """It begins to wait."""
+        ticket.came_at, ticket.latest_start_at = now, latest_start(ticket, self.placer.accounts(ticket), self._claims, now)
+        self._waiting.add(ticket)
 
     def _place_now(self, ticket: Ticket, now: float) -> bool:
         if self._waiting.count:

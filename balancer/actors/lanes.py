@@ -1,6 +1,6 @@
 """A lane: the tickets that ask for the same thing, in order, and a walk along its front.
 
-The order is priority, then the tenant that was served least, then the earlier end of patience, then arrival. A walk looks at the
+The order is priority, then the tenant that was served least, then the earlier latest start, then arrival. A walk looks at the
 first ticket and at no more than `LOOK_BEHIND` behind it, without taking any out; who demands as much as one that could not be
 placed is passed by.
 """
@@ -23,9 +23,9 @@ LOOK_BEHIND = 64
 
 LaneKey = tuple[str, str | None, str | None, frozenset[str]]
 Amounts = tuple[int, ...]
-Rank = tuple[int, float, float, int]
-"""Less goes first: priority (negative), the tenant's counter, end of patience, number of arrival."""
-Entry = tuple[float, int, Ticket]
+Rank = tuple[int, float, float, float, int]
+"""Less goes first: priority (negative), the tenant's counter, latest start, end of patience, number of arrival."""
+Entry = tuple[float, float, int, Ticket]
 
 OWN, UNBOUNDED, BOUNDED = range(3)
 """How what a call takes is known: its caller says it, or accounts learn it of such without or with a bound of their output."""
@@ -46,7 +46,7 @@ def lane_of(ticket: Ticket) -> LaneKey:
 
 @attrs.define(eq=False)
 class Backlog:
-    """The tickets of one tenant on one level, by end of patience, then arrival.
+    """The tickets of one tenant on one level, by latest start, end of patience, arrival.
 
     `place` is its entry in the level's order; its number tells apart tenants that were served equally.
     """
@@ -106,7 +106,7 @@ class Lane:
         assert place is not None, "a level is there while it has tickets"
         entry = place[2].tickets.first()
         assert entry is not None, "a backlog too"
-        return entry[2]
+        return entry[3]
 
     @property
     def least(self) -> Demand | None:
@@ -193,7 +193,7 @@ class Walk:
         """Go on behind that ticket; `stays`: it was looked at, or need not be, and still waits."""
         counter, number, backlog, entry = heapq.heappop(self._near)
         if (following := backlog.tickets.after(entry)) is not None:
-            counter += amount_of(entry[2].call.demand) / backlog.tenant.weight
+            counter += amount_of(entry[3].call.demand) / backlog.tenant.weight
             heapq.heappush(self._near, (counter, number, backlog, following))
         self._looked += stays
 
@@ -203,14 +203,14 @@ class Walk:
             self._meet()
             if near:
                 counter, number, backlog, entry = near[0]
-                if not entry[2].waiting:
+                if not entry[3].waiting:
                     heapq.heappop(near)
                     if (following := backlog.tickets.after(entry)) is not None:
                         heapq.heappush(near, (counter, number, backlog, following))
                 elif counter < backlog.tenant.counter:  # served on another lane meanwhile
                     heapq.heapreplace(near, (backlog.tenant.counter, number, backlog, entry))
                 else:
-                    return (-backlog.level.priority, counter, entry[0], entry[1]), entry[2]
+                    return (-backlog.level.priority, counter, *entry[:3]), entry[3]
             elif self._priorities:
                 self._level = self.lane.levels.get(self._priorities.pop())
                 self._upcoming = None if self._level is None else self._level.order.first()

@@ -41,7 +41,7 @@ class Ticket:
 
     __slots__ = (
         "_on_withdrawn", "_task", "avoid", "call", "came_at", "deadline", "decision", "dialect", "error", "give_up_at", "hold",
-        "lease", "model", "now_or_never", "open", "pool", "shows_limits", "spot", "waiting",
+        "latest_start_at", "lease", "model", "now_or_never", "open", "pool", "shows_limits", "spot", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Ticket:
         self.hold: Hold | None = None  # what it had better wait for, though another account could take it
         self.waiting = False
         self.came_at = 0.0  # when it began to wait
+        self.latest_start_at = give_up_at  # by when its turn has to come, for the queue's order
         self.spot: Any = None  # where the queue keeps it
         self.open = True  # whether it still needs an answer: not granted, refused or withdrawn
         self._task: Any = None  # who waits, and has posted it

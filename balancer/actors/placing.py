@@ -174,7 +174,7 @@ class Placer:
             for place, candidate in enumerate(candidates):
                 if candidate is chosen and (choices is candidates or chosen in choices):
                     return place
-            raise ValueError("the selector chose an account that was not among its candidates")
+            raise ValueError(f"a selector returns one of its candidates, not a {type(chosen).__name__} that is none of them")
         except Exception as error:
             raise SelectorFailed from error
 

@@ -14,7 +14,7 @@ from operator import ge
 
 import attrs
 
-from balancer.actors.lanes import Backlog, Entry, Lane, LaneKey, Level, Rank, Walk, amounts_of, lane_of
+from balancer.actors.lanes import Backlog, Lane, LaneKey, Level, Rank, Walk, amounts_of, lane_of
 from balancer.actors.messages import Ticket
 from balancer.core.call import Usage
 from balancer.core.ordered import Ordered
@@ -52,7 +52,7 @@ class WaitingTickets:
     _lanes: dict[LaneKey, Lane] = attrs.field(factory=dict[LaneKey, Lane], init=False)
     _pools: dict[str, dict[Lane, None]] = attrs.field(factory=dict[str, dict[Lane, None]], init=False)
     _backlogs: dict[Tenant, dict[Backlog, None]] = attrs.field(factory=dict[Tenant, dict[Backlog, None]], init=False)
-    _ends: Ordered[Entry] = attrs.field(factory=Ordered[Entry], init=False)
+    _ends: Ordered[tuple[float, int, Ticket]] = attrs.field(factory=Ordered[tuple[float, int, Ticket]], init=False)
     _arrivals: int = attrs.field(default=0, init=False)
 
     # -- coming and going -------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class WaitingTickets:
     def add(self, ticket: Ticket) -> None:
         """Queue a ticket."""
         self._arrivals += 1
-        call, entry = ticket.call, (ticket.give_up_at, self._arrivals, ticket)
+        call, entry = ticket.call, (ticket.latest_start_at, ticket.give_up_at, self._arrivals, ticket)
         key = lane_of(ticket)
         lane = self._lanes.get(key)
         level = None if lane is None else lane.levels.get(call.priority)
@@ -77,7 +77,7 @@ class WaitingTickets:
             level.order.add(backlog.place)
             self._backlogs.setdefault(tenant, {})[backlog] = None
         backlog.tickets.add(entry)
-        level.ends.add(entry[:2])
+        level.ends.add(entry[1:3])
         amounts = amounts_of(call)
         level.most = tuple(map(max, level.most or amounts, amounts))
         level.least = tuple(map(min, level.least or amounts, amounts))
@@ -86,7 +86,7 @@ class WaitingTickets:
         lane.widen(amounts)
         lane.count += 1
         if ticket.give_up_at < ticket.deadline:  # at its deadline the caller's own cancel withdraws it
-            self._ends.add(entry)
+            self._ends.add(entry[1:])
         ticket.waiting, ticket.spot = True, (backlog, entry)
         self.count += 1
 
@@ -98,10 +98,10 @@ class WaitingTickets:
         ticket.waiting, ticket.spot = False, None
         level, lane, tenant = backlog.level, backlog.level.lane, backlog.tenant
         backlog.tickets.remove(entry)
-        level.ends.remove(entry[:2])
+        level.ends.remove(entry[1:3])
         lane.count -= 1
         if ticket.give_up_at < ticket.deadline:
-            self._ends.remove(entry)
+            self._ends.remove(entry[1:])
         if not backlog.tickets:
             level.order.remove(backlog.place)
             del level.backlogs[tenant], self._backlogs[tenant][backlog]
@@ -218,7 +218,8 @@ class WaitingTickets:
 
         Those are tickets that rank before it and wait as long, provided that none of them demands more of anything: whatever
         account could take this one could take any of those first. The call of a tenant that ranks elsewhere among the tenants of
-        its level may be served before or after those of others, so of its own level only its own tenant's count.
+        its level may be served before or after those of others, so of its own level only its own tenant's count: those of the same
+        latest start and end. Who starts earlier and demands no more mostly ends earlier, too.
 
         Args:
             ticket: one of the tickets, or one that has come.
@@ -227,7 +228,8 @@ class WaitingTickets:
             held: whether a ticket may be held back though an account could take it: then one that demands something else may go
                 before it.
         """
-        lane, priority, end = self.lane(ticket), ticket.call.priority, ticket.give_up_at
+        lane, priority = self.lane(ticket), ticket.call.priority
+        start, end = ticket.latest_start_at, ticket.give_up_at
         if lane is None:
             return 0
         alike = end == ticket.deadline and late_for <= 0.5 * (end - ticket.came_at)
@@ -241,8 +243,8 @@ class WaitingTickets:
                     before += level.ends.count_from((end if stay else end + late_for,))
                 elif (stay or alike) and (tenant := self.tenants.known(ticket.call.tenant)) and tenant in level.backlogs:
                     tickets = level.backlogs[tenant].tickets
-                    arrival = ticket.spot[1][1] if ticket.waiting else math.inf
-                    before += tickets.count_from((end,)) - tickets.count_from((end, arrival))
+                    arrival = ticket.spot[1][2] if ticket.waiting else math.inf
+                    before += tickets.count_from((start, end)) - tickets.count_from((start, end, arrival))
         return before
 
     def next_end(self) -> float:
@@ -258,4 +260,4 @@ class WaitingTickets:
     def all(self) -> list[Ticket]:
         """Every ticket that waits."""
         levels = [level for lane in self._lanes.values() for level in lane.levels.values()]
-        return [entry[2] for level in levels for backlog in level.backlogs.values() for entry in backlog.tickets]
+        return [entry[3] for level in levels for backlog in level.backlogs.values() for entry in backlog.tickets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -104,7 +105,7 @@ SELECTORS: dict[str, Callable[[], Selector]] = {
 def make_selector(name: str | Selector) -> Selector:
     """The selector of this name, or the function that `module:function` names. Raises `ConfigError`."""
     if callable(name):
-        return name
+        return _plain(name, getattr(name, "__qualname__", type(name).__qualname__))
     if name in SELECTORS:
         return SELECTORS[name]()
     known = ", ".join(f'"{known}"' for known in SELECTORS)
@@ -118,4 +119,13 @@ def make_selector(name: str | Selector) -> Selector:
         raise ConfigError([Fault("selector", f"{name!r} cannot be imported: {error}", allowed)]) from error
     if not callable(found):
         raise ConfigError([Fault("selector", f"{name!r} is no function", allowed)])
-    return cast("Selector", found)
+    return _plain(cast("Selector", found), repr(name))
+
+
+def _plain(selector: Selector, name: str) -> Selector:
+    """The selector, if calling it chooses an account: what an `async def` returns has not even begun to. Raises `ConfigError`."""
+    for function in (selector, type(selector).__call__):
+        if inspect.iscoroutinefunction(function):
+            allowed = "a plain function (candidates, demand, now, rng): a selector cannot wait"
+            raise ConfigError([Fault("selector", f"{name} is async", allowed)])
+    return selector

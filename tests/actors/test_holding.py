@@ -223,6 +223,18 @@ async def test_a_selector_that_fails_fails_the_call_alone(make, balancing, autoj
             assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+async def test_a_selector_that_returns_something_else_is_told_what(balancing, autojump_clock):
+    """By its type: an account's name is not its snapshot."""
+
+    async def attempt(lease):
+        pass
+
+    async with balancing(MANY, ONE, selector=lambda candidates, demand, now, rng: candidates[0].name) as balancer:
+        with pytest.raises(BalancerError, match="the selector failed") as caught:
+            await balancer.run(Call(), attempt)
+        assert str(caught.value.__cause__) == "a selector returns one of its candidates, not a str that is none of them"
+
+
 async def drain(calls):
     """Use all of b's requests, and all but 2,400 of a's tokens."""
     await calls.start("of a", 7600, model="only-a")

@@ -22,9 +22,11 @@ from balancer.core.tenants import Tenants, TenantSettings
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 
 
-def ticket(model=None, priority=0, give_up_at=math.inf, deadline=math.inf, tenant="", tokens=0):
+def ticket(model=None, priority=0, give_up_at=math.inf, deadline=math.inf, tenant="", tokens=0, lead=0.0):
     call = Call(model=model, priority=priority, tenant=tenant, demand=Demand(input_tokens=tokens))
-    return Ticket(call, Decision(call), model, "default", give_up_at=give_up_at, deadline=deadline)
+    one = Ticket(call, Decision(call), model, "default", give_up_at=give_up_at, deadline=deadline)
+    one.latest_start_at = give_up_at - lead
+    return one
 
 
 def serve(waiting, one):
@@ -77,19 +79,19 @@ class Model:
             self.counters.clear()
 
     def first(self):
-        """The first of each lane by priority, counter, how long the tenant waits, end, arrival; of those the best."""
+        """The first of each lane by priority, counter, how long the tenant waits, latest start, end, arrival; of those the best."""
 
         def in_lane(one):
             call = one.call
             number = self.numbers[one.model, call.priority, call.tenant]
-            return (-call.priority, self.counters[call.tenant], number, one.give_up_at, one.arrival)
+            return (-call.priority, self.counters[call.tenant], number, one.latest_start_at, one.give_up_at, one.arrival)
 
         heads = {}
         for one in sorted(self.tickets, key=in_lane):
             heads.setdefault(one.model, one)
 
         def among_lanes(one):
-            return (-one.call.priority, self.counters[one.call.tenant], one.give_up_at, one.arrival)
+            return (-one.call.priority, self.counters[one.call.tenant], one.latest_start_at, one.give_up_at, one.arrival)
 
         return min(heads.values(), key=among_lanes) if heads else None
 
@@ -114,10 +116,12 @@ class QueueMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(sorted(WEIGHTS)),
         end=st.sampled_from([5.0, 9.0, math.inf]),
         tokens=st.sampled_from([0, 8, 64]),
+        lead=st.sampled_from([0.0, 4.0, 6.0]),
     )
-    def add(self, model, priority, tenant, end, tokens):
+    def add(self, model, priority, tenant, end, tokens, lead):
         call = Call(model=model, priority=priority, tenant=tenant, demand=Demand(input_tokens=tokens))
         one = Known(call, Decision(call), model, "default", give_up_at=end)
+        one.latest_start_at = min(end, 90.0) - lead
         self.waiting.add(one)
         self.model.add(one)
 
@@ -166,14 +170,21 @@ QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=4
 TestQueue = QueueMachine.TestCase
 
 
-def test_order_is_priority_end_arrival_for_one_tenant():
+def test_order_is_priority_latest_start_end_arrival_for_one_tenant():
     """Lanes do not change the order among tickets that could all be placed."""
     rng = random.Random(7)
     waiting = WaitingTickets()
-    tickets = [ticket(rng.choice("abc"), rng.randrange(3), rng.choice((5.0, 9.0, math.inf))) for _ in range(60)]
+    tickets = [
+        ticket(rng.choice("abc"), rng.randrange(3), rng.choice((5.0, 9.0, math.inf)), lead=rng.choice((0.0, 4.0)))
+        for _ in range(60)
+    ]
     for one in tickets:
         waiting.add(one)
-    expected = sorted(tickets, key=lambda one: (-one.call.priority, one.give_up_at, tickets.index(one)))
+
+    def rank(one):
+        return (-one.call.priority, one.latest_start_at, one.give_up_at, tickets.index(one))
+
+    expected = sorted(tickets, key=rank)
     assert served(waiting) == expected
     assert waiting.count == 0
 
@@ -318,6 +329,18 @@ def test_certainly_before():
     last = ticket(tenant="a", tokens=10, give_up_at=50.0)
     waiting.add(last)
     assert waiting.certainly_before(last, 0.0, held=False) == 4
+
+
+def test_only_who_ranks_before_is_certainly_before():
+    """Whose latest start is later goes after, though its patience ends at the same time; whose end is earlier may be gone by then."""
+    waiting = WaitingTickets()
+    for lead in (0.0, 4.0, 4.0):
+        waiting.add(ticket(tokens=10, give_up_at=50.0, lead=lead))
+    waiting.add(ticket(tokens=10, give_up_at=46.0))
+    for lead, before in ((0.0, 1), (4.0, 2), (6.0, 0)):
+        assert waiting.certainly_before(ticket(tokens=20, give_up_at=50.0, lead=lead), 0.0, held=False) == before
+    waiting.add(ticket(priority=1, tokens=10, give_up_at=50.0))
+    assert waiting.certainly_before(ticket(tokens=20, give_up_at=50.0, lead=60.0), 0.0, held=False) == 1
 
 
 def test_where_tickets_are_held_back_only_their_like_is_certainly_before():
