@@ -157,7 +157,7 @@ class Dispatcher:
         self._holding.clear()
         self._look_at = math.inf
         looked_at: set[Ticket] = set()
-        for lane, ticket in self._waiting.round():
+        for lane, ticket in self._waiting.round(lambda pool: self.placer.names(pool, now)):
             self._guarded(self._look, ticket, now, lane)
             looked_at.add(ticket)
         for ticket in reversed(come):  # who came first stays, if not all can

@@ -26,6 +26,8 @@ Amounts = tuple[int, ...]
 Rank = tuple[int, float, float, float, int]
 """Less goes first: priority (negative), the tenant's counter, latest start, end of patience, number of arrival."""
 Entry = tuple[float, float, int, Ticket]
+Found = tuple[list[Amounts], set[Amounts]]
+"""What a look at lanes that all accounts treat alike has found: `Lane.blocked` and `Lane.held`."""
 
 OWN, UNBOUNDED, BOUNDED = range(3)
 """How what a call takes is known: its caller says it, or accounts learn it of such without or with a bound of their output."""
@@ -149,11 +151,25 @@ class Lane:
 
     def widen(self, amounts: Amounts) -> None:
         """A ticket with such a demand joins."""
+        if amounts[-2] != OWN:  # what it takes depends on the model
+            self.blocked, self.held = list(self.blocked), set(self.held)
         self._least = amounts if self._least is None else tuple(map(min, self._least, amounts))
 
-    def begin(self) -> None:
-        """It is looked at anew."""
-        self.blocked, self.held, self.cut, self.over = [], set(), False, False
+    @property
+    def own(self) -> bool:
+        """Whether no ticket demands what accounts have learned of its model."""
+        assert self._least is not None, "a lane is made for a ticket"
+        return self._least[-1] == OWN
+
+    def begin(self, found: Found) -> None:
+        """It is looked at anew; what is found is written there."""
+        (self.blocked, self.held), self.cut, self.over = found, False, False
+
+    def check_least(self) -> None:
+        """Another lane may have shown that not even the least demand can be taken."""
+        least = self._least
+        assert least is not None, "a lane is made for a ticket"
+        self.over = any(all(map(le, blocked, least)) for blocked in self.blocked)
 
 
 @attrs.define(eq=False)
@@ -162,6 +178,7 @@ class Walk:
     with it, so that the next tenant's turn comes before that tenant's next ticket. Nothing is taken out of the queue."""
 
     lane: Lane
+    found: Found
     _priorities: list[int] = attrs.field(init=False)
     _level: Level | None = attrs.field(default=None, init=False)
     _near: list[tuple[float, int, Backlog, Entry]] = attrs.field(factory=list[tuple[float, int, Backlog, Entry]], init=False)
@@ -171,7 +188,7 @@ class Walk:
     _looked: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.lane.begin()
+        self.lane.begin(self.found)
         self._priorities = sorted(self.lane.levels)
 
     def peek(self) -> tuple[Rank, Ticket] | None:
@@ -186,6 +203,8 @@ class Walk:
                 return None
             if not lane.sure_blocked(head[1].call):
                 return head
+            if not self._looked:
+                lane.check_least()
             self.take(stays=True)
         return None
 

@@ -299,6 +299,18 @@ class Placer:
                 if self._may_use(supervisor, ticket):
                     yield supervisor
 
+    def names(self, pool: str, now: float) -> set[str | None]:
+        """The models that an account of the pool offers by name, or that a rate or a pause of one is about: all others are alike."""
+        names: set[str | None] = set()
+        for tier in self.pools.get(pool, ()):
+            for supervisor in tier:
+                snapshot = supervisor.snapshot(now)
+                names.update(snapshot.models or ())
+                names.update(pause.model for pause in snapshot.pauses)
+                for view in snapshot.dimensions:
+                    names.update(view.models or (), view.other_models)
+        return names
+
     def compete(self, ticket: Ticket, other: Ticket) -> bool:
         """Whether there is an account that both may use."""
         return any(self._may_use(supervisor, other) for supervisor in self.accounts(ticket))

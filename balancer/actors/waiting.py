@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from operator import ge
 
 import attrs
 
-from balancer.actors.lanes import Backlog, Lane, LaneKey, Level, Rank, Walk, amounts_of, lane_of
+from balancer.actors.lanes import Backlog, Found, Lane, LaneKey, Level, Rank, Walk, amounts_of, lane_of
 from balancer.actors.messages import Ticket
 from balancer.core.call import Usage
 from balancer.core.ordered import Ordered
@@ -178,12 +178,20 @@ class WaitingTickets:
             if lane is not own:
                 yield lane.first()
 
-    def round(self) -> Iterator[tuple[Lane, Ticket]]:
+    def round(self, names: Callable[[str], Container[str | None]] | None = None) -> Iterator[tuple[Lane, Ticket]]:
         """The tickets that may be placed now, best first. One that still waits when the next is asked for could not be placed:
-        then those of its lane that demand as much are left out."""
+        then those of its lane that demand as much are left out, and of the lanes that differ in a model only which nothing names.
+
+        Args:
+            names: pool -> the models that its accounts do not treat like all others; without it none are alike.
+        """
         heads: list[tuple[Rank, int, Walk]] = []
+        found: dict[LaneKey | tuple[str, str | None, frozenset[str]], Found] = {}
+        named = {pool: names(pool) for pool, lanes in self._pools.items() if names is not None and len(lanes) > 1}
         for number, lane in enumerate(list(self._lanes.values())):
-            walk = Walk(lane)
+            pool, model, dialect, avoid = lane.key
+            alike = model is not None and lane.own and pool in named and model not in named[pool]
+            walk = Walk(lane, found.setdefault((pool, dialect, avoid) if alike else lane.key, ([], set())))
             if (head := walk.peek()) is not None:
                 heads.append((head[0], number, walk))
         heapq.heapify(heads)

@@ -9,6 +9,9 @@ import pytest
 import trio
 
 from balancer import BalancerConfig, Call, ConfigError, DeadlineUnreachable, Demand, NoAccount, Saturated, Usage
+from balancer.actors.messages import Ticket
+from balancer.actors.placing import Placer
+from balancer.core.cooldown import Pause
 from balancer.testing import Reply, ScriptedBackend
 
 MARGIN = 0.03  # seconds that the ledger adds to a refill, for the provider's clock
@@ -250,6 +253,48 @@ async def test_a_thousand_that_do_not_fit_cost_no_look_each(balancing_once, auto
         await trio.testing.wait_all_tasks_blocked()
         assert looks == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_a_hundred_models_cost_no_look_each(balancing_once, autojump_clock, monkeypatch):
+    """Whatever the callers name: where every account treats their models alike, one look is for all."""
+    looks = 0
+    outlook = Placer.outlook
+
+    def counting(placer, ticket, now):
+        nonlocal looks
+        looks += 1
+        return outlook(placer, ticket, now)
+
+    account = {"name": "a", "limits": {"requests": {"amount": 1, "per": 10.0}}}
+    async with balancing_once(account, max_wait_for=None) as balancer, trio.open_nursery() as nursery:
+        calls = Calls(balancer, nursery)
+        for number in range(400):
+            calls.launch(number, model=f"m{number % 100}")
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(Placer, "outlook", counting)
+        await trio.sleep(101.0)
+        assert len(calls.began) == 11
+        assert looks <= 2 * 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_model_that_is_paused_holds_up_no_other(balancing, autojump_clock):
+    """Nor do others hold it up: one place is kept for it."""
+    async with (
+        balancing({"name": "a", "limits": {"concurrency": 2}}, max_wait_for=None) as balancer,
+        trio.open_nursery() as nursery,
+    ):
+        calls = Calls(balancer, nursery, latency=1.0)
+        (account,) = balancer._dispatcher.placer.accounts(Ticket(Call(), None, None, "default"))
+        await calls.start("runs", model="m")
+        await calls.start("runs too", model="n")
+        account._state.cooldowns.add(Pause(trio.current_time() + 5.5, "rate limited", "m"))
+        await calls.start("paused", model="m")
+        for model in "nop":
+            await calls.start(model, model=model)
+        await trio.sleep(10.0)
+        assert {name: calls.began[name] for name in ("n", "o", "p")} == {"n": 1.0, "o": 2.0, "p": 3.0}
+        assert calls.began["paused"] == 5.5
 
 
 # -- priorities and tenants ----------------------------------------------------------------------------------------------------

@@ -258,6 +258,32 @@ def test_a_blocked_ticket_holds_up_those_that_demand_as_much():
     assert not lane.sure_blocked(Call(demand=Demand(input_tokens=98, output_tokens=10**6)))
 
 
+def test_lanes_that_all_accounts_treat_alike_are_looked_at_as_one():
+    """What is blocked for one model is for every other that nothing names: of those only smaller demands are looked at."""
+    waiting = WaitingTickets()
+    tickets = [ticket(model, tokens=10, give_up_at=number) for number, model in enumerate(["m", "n", "named", "o", None])]
+    elsewhere, learned, small = ticket("o", tokens=10), ticket("p", tokens=10), ticket("q", tokens=9)
+    elsewhere.avoid = frozenset("a")
+    learned.call = Call(demand=Demand(10), estimated=True)
+    for one in [*tickets, elsewhere, learned, small, ticket("q", tokens=9), ticket("n", tokens=11)]:
+        waiting.add(one)
+    seen = [one for _, one in waiting.round(lambda pool: {"named"})]
+    assert seen == [tickets[0], tickets[2], tickets[4], elsewhere, learned, small]
+
+
+def test_a_lane_that_accounts_learn_of_is_looked_at_alone():
+    """From the moment on when a call joins whose demand depends on the model."""
+    waiting = WaitingTickets()
+    for model in "mn":
+        waiting.add(ticket(model, tokens=10))
+    assert len(list(waiting.round(lambda pool: ()))) == 1
+    learned = Call(demand=Demand(10), estimated=True)
+    waiting.add(Ticket(learned, Decision(learned), "n", "default"))
+    waiting.lane(ticket("m")).stays(ticket("m", tokens=1))
+    assert waiting.lane(ticket("m")).sure_blocked(Call(demand=Demand(1)))
+    assert not waiting.lane(ticket("n")).sure_blocked(Call(demand=Demand(1)))
+
+
 def test_at_most_64_behind_a_blocked_one_are_looked_at():
     """However many wait; and that others were left out is known."""
     waiting = WaitingTickets()
