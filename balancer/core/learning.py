@@ -108,6 +108,7 @@ class Learning:
         *,
         ours: float = math.inf,
         counted: tuple[float, float] = (0.0, 0.0),
+        next_unit: bool = False,
     ) -> None:
         """Take in one response, of the limit in `self.limit`.
 
@@ -117,6 +118,7 @@ class Learning:
             oldest_for: seconds since the oldest charge that the provider can hold was sent; `inf` if there may be older ones.
             ours: units of ours that it may hold.
             counted: units that it has surely counted, and seconds since these were sent.
+            next_unit: whether the reset is when there is any more. A bucket of a known period is not that slow: then it is a window.
         """
         self.samples += 1
         if self.samples == 1:
@@ -134,6 +136,8 @@ class Learning:
         if self._spans:
             self._narrow(used, rounding, reset_after, counted)
         self._least_used = min(self._least_used, (used, -reset_after))
+        if next_unit and self.known_period and bounds_of(reset_after, WHOLE)[0] > self.known_period / self.limit:
+            self._spans, self._full, self._small = [], False, False
 
     def _narrow(self, used: float, rounding: float, reset_after: float, counted: tuple[float, float]) -> None:
         spans, other = self._spans, self._least_used

@@ -278,6 +278,8 @@ class Ledger:
             if again_at is None and limit_seen.reset_after is not None:
                 again_at = now + limit_seen.reset_after
             more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
+            if limit_seen.next_unit and again_at is not None and remaining < sent.amount:
+                line.wait(sent.amount, again_at, now)
             if taught is not None and not taught[1].learning.continuous and limit_seen.reset_after is not None:
                 line.hold(remaining, float(limit_seen.reset_after), now)
         return more
@@ -442,7 +444,15 @@ class Ledger:
                     else math.inf
                 )
                 counted = self._history.counted(seen.dimension, reservation, reset_after, now)
-                learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
+                learning.see(
+                    used,
+                    seen.rounding,
+                    float(reset_after),
+                    oldest_for,
+                    ours=ours,
+                    counted=counted,
+                    next_unit=seen.next_unit,
+                )
         return (groups, learned), self._draw_line(groups, learned, seen, now)
 
     def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> bool:

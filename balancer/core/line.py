@@ -447,6 +447,16 @@ class Line:
         if isinstance(counter, SlidingWindow) and longest > counter.period and counter.level(now)[2] < until:
             counter.hold(counter.limit - remaining, until, longest)
 
+    def wait(self, amount: float, until: float, now: float) -> None:
+        """Nothing more comes back before `until`, so that `amount` does not fit sooner: a bucket does not refill as it seemed. No longer
+        than a period, in which all of any limit comes back."""
+        counter = self.counter
+        if isinstance(counter, Bucket):
+            full_at = max(now + counter.margin, counter.level(now)[1])
+            refilled = (min(until, now + counter.period) - full_at) * counter.limit / counter.period
+            if (by := refilled + counter.burst - amount) > 0.0:
+                self._lower(by, now)
+
     def _show(self, excess: float, error: EstimateError, now: float) -> None:
         """An answer shows that attempts in flight take at least so much beyond their estimates: just so much, if the provider must have
         counted all of them, and nothing has left its count that still is in ours. More than can be expected is somebody else's."""
