@@ -20,7 +20,7 @@ from balancer.core.call import Demand, Usage
 from balancer.core.dimension import DimensionSnapshot
 from balancer.core.history import REMEMBERED, WRONG, History, is_known
 from balancer.core.learned import MOST_MODELS, Learned, LearnedLimits
-from balancer.core.learning import LONGEST
+from balancer.core.learning import LONGEST, Learning
 from balancer.core.limits import NO_PRESETS, Limits, Presets
 from balancer.core.line import ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
@@ -34,6 +34,10 @@ AGED_SAMPLES = 16
 
 SURPRISES = 8
 """Refusals within one period of a rate after which it is not believed alone."""
+
+SCARCE = 0.5
+"""Share of a limit at most that a window which seemed to hold only ours has admitted before it refuses, so that it is none: others may
+have taken some of it unseen."""
 
 NAMES: Mapping[float, Period] = {length: name for name, length in LENGTHS.items()}
 """Of the civil periods, by their nominal length."""
@@ -274,7 +278,8 @@ class Ledger:
                 before, line = line, self._regroup(*taught, line, limit_seen, remaining, reservation, now)
                 more = more or line is not before
             sent = reservation.sent(line)
-            again_at = until if sent.refused and remaining < sent.amount else None
+            in_vain = taught is not None and taught[1].learning.in_vain
+            again_at = until if sent.refused and remaining < sent.amount and not in_vain else None
             if again_at is None and limit_seen.reset_after is not None:
                 again_at = now + limit_seen.reset_after
             more = line.mirror(remaining, limit_seen.rounding, sent, now, again_at or now) or more
@@ -340,7 +345,8 @@ class Ledger:
         if not about:
             return self._paces.refused(reservation, dimension, until, now)
         for line in shortest(about):
-            line.refused(reservation.sent(line), now if until is None else until, now)
+            again_at = now if until is None or self._learned.in_vain(line) else until
+            line.refused(reservation.sent(line), again_at, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
                 self._paces.refused(reservation, line.dimension, until, now)
         return True
@@ -434,10 +440,11 @@ class Ledger:
         if remaining is not None and 0 <= remaining <= learning.limit:
             self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
             used, reset_after = learning.limit - remaining, seen.reset_after
-            if reset_after is not None and 0 <= reset_after <= LONGEST:
-                ours = math.inf if learning.samples else self._history.ours(seen.dimension)
-                if seen.dimension in ESTIMATED:
-                    ours *= WRONG
+            if (
+                reset_after is None and learning.known_period and not reservation.refunded
+            ):  # others' use may be all that is refused for
+                learning.see(used, seen.rounding, None, math.inf, ours=self._ours(learning, seen.dimension))
+            elif reset_after is not None and 0 <= reset_after <= LONGEST:
                 oldest_for = (
                     self._history.oldest_for(seen.dimension, used, reservation, now)
                     if learning.samples < AGED_SAMPLES
@@ -449,11 +456,16 @@ class Ledger:
                     seen.rounding,
                     float(reset_after),
                     oldest_for,
-                    ours=ours,
+                    ours=self._ours(learning, seen.dimension),
                     counted=counted,
                     next_unit=seen.next_unit,
                 )
         return (groups, learned), self._draw_line(groups, learned, seen, now)
+
+    def _ours(self, learning: Learning, dimension: str) -> float:
+        """Units of ours that the first response about a limit may hold; of later ones it is not asked."""
+        ours = math.inf if learning.samples else self._history.ours(dimension)
+        return ours * WRONG if dimension in ESTIMATED else ours
 
     def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> bool:
         """Give a learned rate the line that is known now, once its period is; returns whether it is another one."""
@@ -473,7 +485,9 @@ class Ledger:
         if old is not None and old.take_over(line, now):
             line = old
         else:
-            used = 0.0 if old is None else old.counter.burst - room(old.counter, now)
+            used = 0.0
+            if old is not None:  # without a reset it was taken for others' use what a bucket lacks
+                used = old.counter.burst - room(old.counter, now) - (0.0 if learning.resets else old.foreign())
             self._recount(line, counter.burst - used, now)
         learned.recounted(line, now)
         self._arrange()
@@ -553,8 +567,24 @@ class Ledger:
         refused = reservation.refunded and remaining < amount
         if (not reservation.refunded or (refused and refused_for)) and is_known(reservation, dimension):
             learning.show(amount)
-        if refused and refused_for and line is not None and room(line.counter, now) >= amount:
-            learning.refused(amount, remaining + line.ours(now))
+        if not reservation.refunded:
+            learning.passed()
+        if not refused or line is None or room(line.counter, now) < amount:
+            return
+        held = remaining + line.ours(now)
+        if learning.resets:
+            if refused_for:
+                learning.refused(amount, held)
+        elif isinstance(line.counter, Bucket):
+            learning.refused(amount, held)
+            if reservation.at >= learned.refused_at:
+                learned.refused_at = now
+                learning.refused_in_vain()
+        else:
+            if line.foreign() < amount:
+                learned.refused_at = now
+            if reservation.at <= learned.refused_at and held <= SCARCE * learning.limit:
+                learning.refused(amount, held)
 
 
 def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> Iterable[Line]:

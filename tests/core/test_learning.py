@@ -208,6 +208,26 @@ def test_a_refusal_despite_room_shrinks_the_burst_and_ends_guessing() -> None:
     assert learning.burst == 10
 
 
+def test_a_small_burst_without_resets_is_given_up_when_nothing_passes() -> None:
+    """Three in a row; until a window refuses after little of it."""
+    learning = Learning(60, known_period=60.0)
+    learning.show(5.0)
+    learning.see(55, 1.0, None, math.inf, ours=1.0)
+    assert (learning.burst, learning.refills) == (5, True)
+    for _ in range(2):
+        learning.refused_in_vain()
+    learning.passed()
+    for _ in range(2):
+        learning.refused_in_vain()
+    assert learning.refills
+    learning.refused_in_vain()
+    assert learning.in_vain
+    assert (learning.burst, learning.refills, learning.period) == (60, False, 60.0)
+    learning.refused(1.0, 2.0)
+    assert not learning.in_vain
+    assert (learning.burst, learning.refills) == (2, True)
+
+
 @given(st.floats(0.01, 1e5), st.floats(1.0, 1.5))
 def test_a_nice_period_lies_within_its_bounds(low: float, ratio: float) -> None:
     """Never below what was seen."""
