@@ -55,6 +55,9 @@ class Learned:
     line: Line | None = None
     times: int = TIMES
     """By how many more answers must contradict than agree before a model has a limit of its own."""
+    refused_at: float = attrs.field(init=False, default=-math.inf)
+    """When something was last refused that seemed to have room, where no reset is shown; refusals of what was sent before are the same
+    news."""
     since: float = attrs.field(init=False, default=0.0)
     """Trio time from which on it is looked what answers lack."""
     _contradicted: dict[str | None, tuple[int, float]] = attrs.field(init=False, factory=dict[str | None, tuple[int, float]])
@@ -124,6 +127,10 @@ class LearnedLimits:
                     line.models, line.other_models = self.scope(groups, group)
                     lines.append(line)
         return lines
+
+    def in_vain(self, line: Line) -> bool:
+        """Whether `Learning.in_vain` of the limit that a line counts."""
+        return any(group.line is line and group.learning.in_vain for groups in self._by_key.values() for group in groups)
 
     def scope(self, groups: list[Learned], group: Learned) -> tuple[Models | None, Models]:
         """`Line.models` and `Line.other_models` of a group."""

@@ -45,6 +45,10 @@ farther apart the longer answers take, so the last would nearly always be wrong;
 NEARLY = 0.01
 """Share of a limit, or one unit, that a full bucket may lack and still hold all of it: the request that was answered."""
 
+IN_VAIN = 3
+"""Refusals in a row, without a reset, after which a bucket that should have had room each time is none. One alone may be a moment too
+early, and to be wrong costs a whole period."""
+
 FAR = 1.5
 """Bounds of a period that are further apart than this ratio say little about what lies between."""
 
@@ -98,29 +102,38 @@ class Learning:
     """The period if what a response had surely counted was all that its reset was about: no bucket has a longer one."""
     _longest_reset: float = attrs.field(init=False, default=0.0)
     _window_at_most: float = attrs.field(init=False, default=math.inf)
+    _resets: bool = attrs.field(init=False, default=False)
+    """Whether any response showed one."""
+    _in_vain: int = attrs.field(init=False, default=0)
+    """Requests that were refused since one was served, though a bucket had room, each sent after the one before was refused."""
 
     def see(
         self,
         used: float,
         rounding: float,
-        reset_after: float,
+        reset_after: float | None,
         oldest_for: float,
         *,
         ours: float = math.inf,
         counted: tuple[float, float] = (0.0, 0.0),
+        next_unit: bool = False,
     ) -> None:
         """Take in one response, of the limit in `self.limit`.
 
         Args:
             used: limit less remaining; may be too large by up to `rounding`.
-            reset_after: seconds to the reset.
+            reset_after: seconds to the reset; `None` if none is shown.
             oldest_for: seconds since the oldest charge that the provider can hold was sent; `inf` if there may be older ones.
             ours: units of ours that it may hold.
             counted: units that it has surely counted, and seconds since these were sent.
+            next_unit: whether the reset is when there is any more. A bucket of a known period is not that slow: then it is a window.
         """
         self.samples += 1
         if self.samples == 1:
             self._short = used - ours >= rounding and used > ours and not self._whole
+        if reset_after is None:
+            return
+        self._resets = True
         if reset_after > 0.0 and used > 0.0:
             self._longest_reset = max(self._longest_reset, reset_after)
             self._window_at_most = min(self._window_at_most, reset_after + oldest_for)
@@ -134,6 +147,8 @@ class Learning:
         if self._spans:
             self._narrow(used, rounding, reset_after, counted)
         self._least_used = min(self._least_used, (used, -reset_after))
+        if next_unit and self.known_period and bounds_of(reset_after, WHOLE)[0] > self.known_period / self.limit:
+            self._spans, self._full, self._small = [], False, False
 
     def _narrow(self, used: float, rounding: float, reset_after: float, counted: tuple[float, float]) -> None:
         spans, other = self._spans, self._least_used
@@ -163,6 +178,28 @@ class Learning:
         """
         self._short = self._surprised = True
         self._shown = min(self._shown, max(amount, held))
+        if not (self._resets or self._small):  # nothing else would ever tell
+            self._small, self._in_vain = True, 0
+
+    def refused_in_vain(self) -> None:
+        """As `refused`, of a request that was sent after the last of these."""
+        self._in_vain += 1
+        if self.in_vain:
+            self._short = self._small = self._full = False
+
+    def passed(self) -> None:
+        """A request was served."""
+        self._in_vain = 0
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether requests have been refused again and again, whatever was said of when to try."""
+        return self._in_vain >= IN_VAIN
+
+    @property
+    def resets(self) -> bool:
+        """Whether responses show any."""
+        return self._resets
 
     @property
     def _whole(self) -> bool:

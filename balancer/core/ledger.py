@@ -270,10 +270,13 @@ class Ledger:
             if line is None or remaining is None or not 0 <= remaining <= line.counter.limit:
                 continue
             sent = reservation.sent(line)
-            again_at = until if sent.refused and remaining < sent.amount else None
+            in_vain = sent.refused and self._shown.in_vain(line)
+            again_at = until if sent.refused and remaining < sent.amount and not in_vain else None
             if again_at is None and each.reset_after is not None:
                 again_at = now + each.reset_after
             more = line.observe(remaining, each.rounding, sent, now, again_at or now) or more
+            if each.next_unit and again_at is not None and remaining < sent.amount:
+                line.mirror.wait(sent.amount, again_at, now)
             if held and each.reset_after is not None:
                 line.mirror.hold(remaining, float(each.reset_after), now)
         return more
@@ -334,7 +337,8 @@ class Ledger:
         if not about:
             return self._paces.refused(reservation, dimension, until, now)
         for line in shortest(about):
-            line.refused(reservation.sent(line), now if until is None else until, now)
+            again_at = now if until is None or self._shown.in_vain(line) else until
+            line.refused(reservation.sent(line), again_at, now)
             if line.surprised(reservation.at, now) >= SURPRISES:
                 self._paces.refused(reservation, line.dimension, until, now)
         return True

@@ -185,6 +185,16 @@ class Mirror:
         if isinstance(counter, SlidingWindow) and longest > counter.period and counter.level(now)[2] < until:
             counter.hold(counter.limit - remaining, until, longest)
 
+    def wait(self, amount: float, until: float, now: float) -> None:
+        """Nothing more comes back before `until`, so that `amount` does not fit sooner: a bucket does not refill as it seemed. No longer
+        than a period, in which all of any limit comes back."""
+        counter = self._counter
+        if isinstance(counter, Bucket):
+            full_at = max(now + counter.margin, counter.level(now)[1])
+            refilled = (min(until, now + counter.period) - full_at) * counter.limit / counter.period
+            if (by := refilled + counter.burst - amount) > 0.0:
+                self.lower(by, now)
+
     def refused(self, sent: Sent, until: float, now: float, kept_back: float | None = None) -> None:
         """The provider refused an attempt over this rate: there is no room, or as much less than it seems as makes it fit at `until`.
         `kept_back`: units of what is estimated that are kept free already; `None` if nothing is."""

@@ -211,6 +211,7 @@ class LimitSeen:
         reset_after: seconds from the response to its reset, >= 0.
         rounding: `remaining` may be too small by up to this much.
         period: seconds in which `limit` is renewed, > 0, where the answer or the provider's notes say it outright.
+        next_unit: whether the reset is when there is more than `remaining` at all, of a bucket, too; else that may be when it is full.
     """
 
     dimension: str
@@ -220,6 +221,7 @@ class LimitSeen:
     reset_after: float | None = None
     rounding: float = 1.0
     period: float | None = None
+    next_unit: bool = False
 
 
 class Evidence(NamedTuple):

@@ -12,7 +12,7 @@ from balancer.core.calendar import LENGTHS, CalendarWindow, Period, load_zone
 from balancer.core.call import ESTIMATED
 from balancer.core.history import REMEMBERED, WRONG, History, is_known
 from balancer.core.learned import Learned, LearnedLimits
-from balancer.core.learning import LONGEST
+from balancer.core.learning import LONGEST, Learning
 from balancer.core.limits import Presets
 from balancer.core.line import Line
 from balancer.core.lines import make_line
@@ -23,6 +23,10 @@ from balancer.core.sliding import SlidingWindow
 
 AGED_SAMPLES = 16
 """Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
+
+SCARCE = 0.5
+"""Share of a limit at most that a window which seemed to hold only ours has admitted before it refuses, so that it is none: others may
+have taken some of it unseen."""
 
 NAMES: Mapping[float, Period] = {length: name for name, length in LENGTHS.items()}
 """Of the civil periods, by their nominal length."""
@@ -52,6 +56,10 @@ class ShownRates:
     def forget(self, known: set[tuple[str, float]]) -> None:
         """Drop those of these dimensions and amounts."""
         self._limits.forget(known)
+
+    def in_vain(self, line: Line) -> bool:
+        """Whether `Learning.in_vain` of the limit that a line counts."""
+        return self._limits.in_vain(line)
 
     def see(
         self, seen: LimitSeen, reservation: Reservation, now: float, refused_for: float | None
@@ -89,18 +97,32 @@ class ShownRates:
         if remaining is not None and 0 <= remaining <= learning.limit:
             self._learn_burst(learned, remaining, seen.dimension, reservation, refused_for, now)
             used, reset_after = learning.limit - remaining, seen.reset_after
-            if reset_after is not None and 0 <= reset_after <= LONGEST:
-                ours = math.inf if learning.samples else self._history.ours(seen.dimension)
-                if seen.dimension in ESTIMATED:
-                    ours *= WRONG
+            ours = self._ours(learning, seen.dimension)
+            if reset_after is None:
+                if learning.known_period and not reservation.refunded:  # others' use may be all that is refused for
+                    learning.see(used, seen.rounding, None, math.inf, ours=ours)
+            elif 0 <= reset_after <= LONGEST:
                 oldest_for = (
                     self._history.oldest_for(seen.dimension, used, reservation, now)
                     if learning.samples < AGED_SAMPLES
                     else math.inf
                 )
                 counted = self._history.counted(seen.dimension, reservation, reset_after, now)
-                learning.see(used, seen.rounding, float(reset_after), oldest_for, ours=ours, counted=counted)
+                learning.see(
+                    used,
+                    seen.rounding,
+                    float(reset_after),
+                    oldest_for,
+                    ours=ours,
+                    counted=counted,
+                    next_unit=seen.next_unit,
+                )
         return (groups, learned), self._draw_line(groups, learned, seen, now)
+
+    def _ours(self, learning: Learning, dimension: str) -> float:
+        """Units of ours that the first response about a limit may hold; of later ones it is not asked."""
+        ours = math.inf if learning.samples else self._history.ours(dimension)
+        return ours * WRONG if dimension in ESTIMATED else ours
 
     def _draw_line(self, groups: list[Learned], learned: Learned, seen: LimitSeen, now: float) -> bool:
         """Give a learned rate the line that is known now, once its period is; returns whether it is another one."""
@@ -120,7 +142,9 @@ class ShownRates:
         if old is not None and old.take_over(line, now):
             line = old
         else:
-            used = 0.0 if old is None else old.counter.burst - room(old.counter, now)
+            used = 0.0
+            if old is not None:  # without a reset it was taken for others' use what a bucket lacks
+                used = old.counter.burst - room(old.counter, now) - (0.0 if learning.resets else old.mirror.foreign())
             self._recount(line, counter.burst - used, now)
         learned.recounted(line, now)
         self._changed()
@@ -197,8 +221,24 @@ class ShownRates:
         refused = reservation.refunded and remaining < amount
         if (not reservation.refunded or (refused and refused_for)) and is_known(reservation, dimension):
             learning.show(amount)
-        if refused and refused_for and line is not None and room(line.counter, now) >= amount:
-            learning.refused(amount, remaining + line.mirror.ours(now))
+        if not reservation.refunded:
+            learning.passed()
+        if not refused or line is None or room(line.counter, now) < amount:
+            return
+        held = remaining + line.mirror.ours(now)
+        if learning.resets:
+            if refused_for:
+                learning.refused(amount, held)
+        elif isinstance(line.counter, Bucket):
+            learning.refused(amount, held)
+            if reservation.at >= learned.refused_at:
+                learned.refused_at = now
+                learning.refused_in_vain()
+        else:
+            if line.mirror.foreign() < amount:
+                learned.refused_at = now
+            if reservation.at <= learned.refused_at and held <= SCARCE * learning.limit:
+                learning.refused(amount, held)
 
 
 def _form(counter: Counter) -> tuple[object, ...]:

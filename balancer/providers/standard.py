@@ -3,7 +3,8 @@
 Law: draft-ietf-httpapi-ratelimit-headers. Up to -06 three fields of one number each, -07 one dictionary
 (`limit=10, remaining=5, reset=3`), both with policies like `10;w=60`; from -08 on lists of names with parameters:
 `"default";r=50;t=30` and `"default";q=100;w=60;qu="requests";pk=:cGs=:`. A malformed field is ignored whole, unknown parameters
-are passed over, quotas of another unit than requests are none of ours.
+are passed over, quotas of another unit than requests are none of ours. The older forms say when the quota is reset, `t` when there is
+some more of it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class State:
     limit: float | None
     remaining: float | None
     reset_after: float | None
+    next_unit: bool = False
+    """Whether that is when there is any more of it."""
 
 
 def standard_limits(headers: Headers) -> tuple[LimitSeen, ...]:
@@ -123,7 +126,7 @@ def _named(items: tuple[Item, ...], policies: tuple[Policy, ...]) -> tuple[Limit
             raise ValueInvalid("a state without what remains")
         partition = _partition(item.parameters)
         policy = _policy_of(item.value, partition, policies)
-        state = State(None if policy is None else policy.quota, remaining, reset_after)
+        state = State(None if policy is None else policy.quota, remaining, reset_after, next_unit=reset_after is not None)
         if policy is not None:
             met.append(policy)
             if not policy.counts_requests:
@@ -161,10 +164,11 @@ def _unnamed(state: State, policies: tuple[Policy, ...]) -> tuple[LimitSeen, ...
 
 
 def _from_dictionary(members: Mapping[str, Item]) -> State:
-    numbers = [_count(members[key].value) if key in members else None for key in ("limit", "remaining", "reset")]
-    if numbers[0] is None and numbers[1] is None:
+    keys = "limit", "remaining", "reset"
+    limit, remaining, reset_after = [_count(members[key].value) if key in members else None for key in keys]
+    if limit is None and remaining is None:
         raise ValueInvalid("neither limit nor remaining")
-    return State(*numbers)
+    return State(limit, remaining, reset_after)
 
 
 def _from_fields(headers: Headers) -> tuple[State, tuple[Policy, ...]]:
@@ -190,7 +194,9 @@ def _from_fields(headers: Headers) -> tuple[State, tuple[Policy, ...]]:
 
 
 def _seen(name: str, state: State, window: float | None) -> LimitSeen:
-    return LimitSeen("requests", name, state.limit or None, state.remaining, believed(state.reset_after), period=window)
+    reset_after = believed(state.reset_after)
+    next_unit = state.next_unit and reset_after is not None
+    return LimitSeen("requests", name, state.limit or None, state.remaining, reset_after, period=window, next_unit=next_unit)
 
 
 def _by_window(window: float | None) -> str:

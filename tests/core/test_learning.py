@@ -185,6 +185,15 @@ def test_a_window_that_others_used_is_no_bucket() -> None:
     assert not learning.refills
 
 
+@pytest.mark.parametrize(("reset_after", "continuous"), [(1.0, True), (3.0, True), (4.0, False), (40.0, False)])
+def test_where_any_more_is_long_in_coming_there_is_no_bucket(reset_after: float, continuous: bool) -> None:
+    """One of sixty a minute has some more within a second, which may be rounded and late by a few."""
+    learning = Learning(60, known_period=60.0)
+    learning.show(5.0)
+    learning.see(55, 1.0, reset_after, math.inf, ours=1.0, counted=(1.0, 0.2), next_unit=True)
+    assert (learning.continuous, learning.refills, learning.period) == (continuous, continuous, 60.0)
+
+
 def test_a_refusal_despite_room_shrinks_the_burst_and_ends_guessing() -> None:
     """A usual period was meant where two minutes are the truth: from then on the longest that can be."""
     learning = Learning(60)
@@ -197,6 +206,26 @@ def test_a_refusal_despite_room_shrinks_the_burst_and_ends_guessing() -> None:
     learning.show(60.0)
     learning.refused(1.0, 10.0)
     assert learning.burst == 10
+
+
+def test_a_small_burst_without_resets_is_given_up_when_nothing_passes() -> None:
+    """Three in a row; until a window refuses after little of it."""
+    learning = Learning(60, known_period=60.0)
+    learning.show(5.0)
+    learning.see(55, 1.0, None, math.inf, ours=1.0)
+    assert (learning.burst, learning.refills) == (5, True)
+    for _ in range(2):
+        learning.refused_in_vain()
+    learning.passed()
+    for _ in range(2):
+        learning.refused_in_vain()
+    assert learning.refills
+    learning.refused_in_vain()
+    assert learning.in_vain
+    assert (learning.burst, learning.refills, learning.period) == (60, False, 60.0)
+    learning.refused(1.0, 2.0)
+    assert not learning.in_vain
+    assert (learning.burst, learning.refills) == (2, True)
 
 
 @given(st.floats(0.01, 1e5), st.floats(1.0, 1.5))

@@ -17,6 +17,7 @@ from balancer.core.limits import Limits
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import MARGIN
 from balancer.core.reservation import Reservation
+from balancer.core.sliding import GRANULES
 from balancer.testing.simulation import SimulatedLimit
 from balancer.testing.simulation.limits import find_overruns
 
@@ -304,6 +305,44 @@ def test_a_limit_without_its_amount_belongs_to_the_only_rate_of_its_dimension() 
     (first,) = reserve(ledger, 0.0)
     ledger.observe((requests(None, 50),), 0.0, first)
     assert room(ledger, "requests", 0.0) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"requests_per_minute": 60},
+        {"requests_per_minute": 60, "burst": 1},
+        {"requests_per_minute": 60, "window": "sliding"},
+    ],
+)
+def test_nothing_goes_before_there_is_any_more(limits: dict[str, Any], refused: bool) -> None:
+    """All is used up, by others; some answers say when there is some more of it, not when there is all."""
+    ledger = Ledger(Limits(**limits))
+    (first,) = reserve(ledger, 0.0)
+    shown = requests(60, 0, 40.0, period=60.0, next_unit=True)
+    if refused:
+        ledger.refuse(first, 0.2)
+        ledger.observe((shown,), 0.2, first, 40.0, 40.2)
+        ledger.refused(first, "requests", 40.2, 0.2, (shown,))
+    else:
+        ledger.observe((shown,), 0.2, first)
+        ledger.settle(first, Usage(), 0.2)
+    assert 40.2 - 1e-6 <= ledger.earliest(ONE, 0.2) <= 40.2 + 60.0 / GRANULES
+    (second,) = reserve(ledger, 41.0)
+    ledger.observe((requests(60, 59, 60.0, period=60.0, next_unit=True),), 41.2, second)
+    if "burst" not in limits:  # what had been charged to others is given back
+        assert room(ledger, "requests", 41.2) >= 50
+
+
+def test_what_is_said_of_when_there_is_any_more_is_believed_for_a_period_at_most() -> None:
+    """In which all of any limit comes back."""
+    ledger = Ledger(Limits(requests_per_minute=60))
+    (first,) = reserve(ledger, 0.0)
+    for number in range(3):
+        ledger.observe((requests(60, 0, 86400.0, period=60.0, next_unit=True),), 0.2 + number, first)
+    assert ledger.earliest(ONE, 3.0) == pytest.approx(62.2, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,85 @@ def test_nothing_goes_before_the_reset_of_a_fixed_window_that_is_used_up(phase: 
     assert sent >= 0.97 * 200
 
 
+class Resetless:
+    """A provider that shows what remains of sixty a minute and no reset, and counts a bucket that refills with one a second, or a fixed
+    window of which others have used most at first."""
+
+    def __init__(self, burst: int | None, used: int = 0, phase: float = 0.0) -> None:
+        self.burst, self.left, self.at, self.phase, self.window = burst, float(burst or 60 - used), 0.0, phase, 0
+
+    def take(self, at: float) -> bool:
+        window = math.floor((at + self.phase) / 60.0)
+        if self.burst is not None:
+            self.left = min(self.burst, self.left + at - self.at)
+        elif window != self.window:
+            self.left = 60.0
+        self.at, self.window = at, window
+        served = self.left >= 1.0 - 1e-9
+        self.left -= served
+        return served
+
+    def shown(self) -> LimitSeen:
+        return requests(60, math.floor(self.left + 1e-9), period=60.0)
+
+
+def driven(
+    provider: Resetless, seed: int, *, seconds: float, wait: float | None, longest: float = 0.3
+) -> tuple[list[float], int]:
+    """Calls wait all the time, no more than four before the first answer: when each was refused, and how many were served."""
+    rng, ledger = random.Random(seed), Ledger(Limits())
+    now, refused, served = 0.0, list[float](), 0
+    coming, numbers = list[tuple[float, int, Reservation, LimitSeen | None, bool]](), itertools.count()
+    paused_until = 0.0
+    while now < seconds:
+        goes_at = max(paused_until, ledger.earliest(ONE, now))
+        if not ledger.enforced() and len(coming) >= 4:
+            goes_at = math.inf
+        if not coming or goes_at < coming[0][0]:
+            now = goes_at
+            heapq.heappush(coming, (now + rng.uniform(0.0, 0.02), next(numbers), ledger.reserve(ONE, now), None, False))
+            continue
+        now, _, reservation, shown, passed = heapq.heappop(coming)
+        if shown is None:
+            passed = provider.take(now)
+            answered_at = now + (rng.uniform(0.05, longest) if passed else 0.01)
+            heapq.heappush(coming, (answered_at, next(numbers), reservation, provider.shown(), passed))
+        elif passed:
+            served += 1
+            ledger.observe((shown,), now, reservation)
+            ledger.served(reservation, now)
+            ledger.settle(reservation, Usage(), now)
+        else:
+            refused.append(now)
+            until = None if wait is None else now + wait
+            ledger.refuse(reservation, now)
+            ledger.observe((shown,), now, reservation, wait, until)
+            ledger.refused(reservation, "requests", until, now, (shown,))
+            paused_until = max(paused_until, until or 0.0, now + rng.uniform(0.0, 1.0))
+    return refused, served
+
+
+@pytest.mark.parametrize("longest", [0.3, 5.0])
+@pytest.mark.parametrize("wait", [None, 1.0])
+@pytest.mark.parametrize("burst", [1, 2, 5, 20])
+def test_a_small_burst_is_learned_where_no_reset_is_shown(burst: int, wait: float | None, longest: float) -> None:
+    """As where sixty a minute are counted as one a second."""
+    for seed in range(3):
+        refused, served = driven(Resetless(burst), seed, seconds=300.0, wait=wait, longest=longest)
+        assert len(refused) <= 8
+        assert served >= 0.9 * 300
+
+
+@pytest.mark.parametrize(("used", "wait"), [(20, None), (55, None), (60, None), (20, 1.0), (55, 1.0)])
+def test_a_window_that_others_used_is_no_small_burst_where_no_reset_is_shown(used: int, wait: float | None) -> None:
+    """A few refusals tell, one after the other; what they say of when to try again is not true then."""
+    for seed in range(4):
+        refused, served = driven(Resetless(None, used, phase=15.0 * seed), seed, seconds=300.0, wait=wait)
+        assert len(refused) <= 8
+        assert not [at for at in refused if at > 120.0]
+        assert served >= 0.9 * 240
+
+
 def test_three_a_minute_in_whole_seconds_are_no_three_per_one_and_a_half() -> None:
     """Three are in use as surely as they have been sent, so a reset in a minute is no bucket's, although what remains may be rounded by
     a third of the limit."""

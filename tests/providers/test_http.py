@@ -82,7 +82,7 @@ def test_status_sweep():
         ([(b"X-RateLimit-Limit", b"60"), (b"X-Rate-Limit-Limit", b"50")], (LimitSeen("requests", "requests", 60),)),
         (
             [(b"RateLimit", b'"a";r=7;t=3'), (b"RateLimit-Policy", b'"a";q=9;w=60')],
-            (LimitSeen("requests", "a", 9, 7, 3, period=60.0),),
+            (LimitSeen("requests", "a", 9, 7, 3, period=60.0, next_unit=True),),
         ),
         (
             [

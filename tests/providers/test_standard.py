@@ -19,8 +19,13 @@ def seen(*pairs):
     return standard_limits(Headers([(name.encode(), value.encode("latin-1")) for name, value in pairs]))
 
 
-def limit(name, amount=None, remaining=None, reset_after=None, period=None):
-    return LimitSeen("requests", name, amount, remaining, reset_after, 1.0, period)
+def limit(name, amount=None, remaining=None, reset_after=None, period=None, *, next_unit=False):
+    return LimitSeen("requests", name, amount, remaining, reset_after, 1.0, period, next_unit)
+
+
+def named(*shown):
+    """As `limit`, of a form whose time says when there is some more."""
+    return limit(*shown, next_unit=True)
 
 
 OLD = (("RateLimit-Limit", "100"), ("RateLimit-Remaining", "50"), ("RateLimit-Reset", "30"))
@@ -44,25 +49,25 @@ FORMS = [
     ((("RateLimit", "limit=10,remaining=0,reset=3,x=y"), ("RateLimit-Policy", "20;w=60")),
      [limit("requests", 10, 0, 3), limit("requests-60s", 20, period=60)]),
     # from -08 on: lists of names
-    ((("RateLimit", '"default";r=50;t=30'), ("RateLimit-Policy", '"default";q=100;w=60')), [limit("default", 100, 50, 30, 60)]),
-    ((("RateLimit", "burst;r=50;t=30"), ("RateLimit-Policy", "burst;q=100;w=60")), [limit("burst", 100, 50, 30, 60)]),
+    ((("RateLimit", '"default";r=50;t=30'), ("RateLimit-Policy", '"default";q=100;w=60')), [named("default", 100, 50, 30, 60)]),
+    ((("RateLimit", "burst;r=50;t=30"), ("RateLimit-Policy", "burst;q=100;w=60")), [named("burst", 100, 50, 30, 60)]),
     ((("RateLimit", '"5-in-1min"; r=4; t=60'), ("RateLimit-Policy", '"5-in-1min"; q=5; w=60; pk=:ZDI5:')),
-     [limit("5-in-1min@bee1fbde", 5, 4, 60, 60)]),
+     [named("5-in-1min@bee1fbde", 5, 4, 60, 60)]),
     ((("RateLimit", '"default";r=50'),), [limit("default", None, 50)]),
     ((("RateLimit-Policy", '"burst";q=100;w=60,"daily";q=1000;w=86400'),),
      [limit("burst", 100, period=60), limit("daily", 1000, period=86400)]),
     ((("RateLimit", '"burst";r=1;t=2'), ("RateLimit", '"daily";r=3'), ("RateLimit-Policy", '"burst";q=100;w=60'),
       ("ratelimit-policy", '"daily";q=1000;w=86400')),
-     [limit("burst", 100, 1, 2, 60), limit("daily", 1000, 3, None, 86400)]),
+     [named("burst", 100, 1, 2, 60), limit("daily", 1000, 3, None, 86400)]),
     ((("RateLimit", '"a";r=1;t=2;new=?1;when=@17'), ("RateLimit-Policy", '"a";q=9;w=60;qu="requests";new=x')),
-     [limit("a", 9, 1, 2, 60)]),
+     [named("a", 9, 1, 2, 60)]),
     ((("RateLimit", '"a";r=1, "b";r=2, "c";r=3'),
       ("RateLimit-Policy", '"a";q=9;qu="content-bytes", "b";q=9;qu="concurrent-requests", "c";q=9, "d";q=7;qu="tokens"')),
      [limit("c", 9, 3)]),
     ((("RateLimit-Policy", "100;w=60, 1000;w=3600"),), [limit("requests-60s", 100, period=60), limit("requests-3600s", 1000, period=3600)]),
     ((("RateLimit-Policy", "100"),), []),
     ((("RateLimit-Policy", '"a";q=0;w=60'),), []),
-    ((("RateLimit", '"a";r=0;t=9'), ("RateLimit-Policy", '"a";q=0;w=60')), [limit("a", None, 0, 9, 60)]),
+    ((("RateLimit", '"a";r=0;t=9'), ("RateLimit-Policy", '"a";q=0;w=60')), [named("a", None, 0, 9, 60)]),
     # the newest form wins
     ((("RateLimit", '"a";r=1'), *OLD), [limit("a", None, 1)]),
     ((("RateLimit", ""), *OLD), []),
@@ -98,7 +103,7 @@ def test_a_malformed_state_is_ignored_whole(field):
 def test_a_malformed_policy_field_is_ignored_whole(field):
     """So is a policy, and the state beside it stands alone."""
     assert seen(("RateLimit-Policy", field)) == ()
-    assert seen(("RateLimit", '"a";r=1;t=2'), ("RateLimit-Policy", field + ', "a";q=9;w=60')) == (limit("a", None, 1, 2),)
+    assert seen(("RateLimit", '"a";r=1;t=2'), ("RateLimit-Policy", field + ', "a";q=9;w=60')) == (named("a", None, 1, 2),)
 
 
 def test_partition_keys_keep_limits_apart():
