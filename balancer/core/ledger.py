@@ -22,7 +22,7 @@ from balancer.core.history import REMEMBERED, WRONG, History, is_known
 from balancer.core.learned import MOST_MODELS, Learned, LearnedLimits
 from balancer.core.learning import LONGEST, Learning
 from balancer.core.limits import NO_PRESETS, Limits, Presets
-from balancer.core.line import ESTIMATED, Line, configured
+from balancer.core.line import CLEARLY, ESTIMATED, Line, configured
 from balancer.core.outcome import LimitSeen
 from balancer.core.paces import Paces
 from balancer.core.quota import MOST_MARGIN, Bucket, Counter, SlidingWindow, room
@@ -30,7 +30,8 @@ from balancer.core.refusing import LONGEST_UNNAMED, at_boundary, named, shortest
 from balancer.core.reservation import NOTHING, Reservation
 
 AGED_SAMPLES = 16
-"""Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
+"""Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first, but where they
+show more than our count leaves: while others' charges were among ours, the oldest seemed older than it was."""
 
 SURPRISES = 8
 """Refusals within one period of a rate after which it is not believed alone."""
@@ -448,7 +449,7 @@ class Ledger:
             elif reset_after is not None and 0 <= reset_after <= LONGEST:
                 oldest_for = (
                     self._history.oldest_for(seen.dimension, used, reservation, now)
-                    if learning.samples < AGED_SAMPLES
+                    if learning.samples < AGED_SAMPLES or _leaves_more(learned.line, remaining - seen.rounding, now)
                     else math.inf
                 )
                 counted = self._history.counted(seen.dimension, reservation, reset_after, now)
@@ -595,6 +596,12 @@ def lines_of(limits: Limits, presets: Presets, anchor: tuple[float, float]) -> I
     for model, own in limits.models.items():
         for terms in own.terms(presets):
             yield configured(terms, anchor, frozenset((model,)))
+
+
+def _leaves_more(line: Line | None, remaining: float, now: float) -> bool:
+    """Whether clearly more remains of a window than our count of it leaves: then it may be a shorter one."""
+    counter = None if line is None else line.counter
+    return isinstance(counter, SlidingWindow) and remaining - room(counter, now) > CLEARLY * counter.limit
 
 
 def _form(counter: Counter) -> tuple[object, ...]:
