@@ -41,6 +41,10 @@ KNOWN = 8
 MOST_OFF = 100.0
 """The largest ratio of truth to estimate that is learned from; more is no error of an estimate."""
 
+HEAVIEST = 2.0
+"""By how much more than one of the mean size a large estimate counts at most: one alone does not make all others be forgotten, and what
+it was wrong by would be kept free for many calls."""
+
 Z = 3.3
 """Standard deviations of the sum that is in flight to keep free: with ratios log-uniform in [1/2, 2] nearly none is refused, at a
 hundredth of the limit that 2.8, with which up to .8 % are, would use more where answers take 20 s."""
@@ -68,6 +72,9 @@ FIRST_WARY, MOST_WARY = 4.0, 64.0
 class EstimateError:
     """How far truths lie from their estimates, as decayed mean and deviation of truth / estimate.
 
+    Each counts by the size of its estimate, since it is the sum of what is in flight that has to be right: where one output is expected
+    of all, large calls take more than that and small ones less, and a plain mean of the ratios is too small.
+
     Attributes:
         samples: ratios seen, as far as they make the mean more exact.
         bias: their mean; 1 without any.
@@ -77,6 +84,8 @@ class EstimateError:
     samples: int = attrs.field(init=False, default=0)
     bias: float = attrs.field(init=False, default=1.0)
     _variance: float = attrs.field(init=False, default=0.0)
+    _size: float = attrs.field(init=False, default=0.0)
+    """Decayed mean of the estimates."""
 
     def add(self, estimate: float, truth: float) -> None:
         """An attempt took `truth` where `estimate`, > 0, was reserved."""
@@ -84,6 +93,11 @@ class EstimateError:
         if self.samples < MOST_SAMPLES:
             self.samples += 1
             weight = max(weight, 1.0 / self.samples)
+        size = estimate
+        if self._size and estimate > HEAVIEST * self._size:
+            size = HEAVIEST * self._size
+        self._size += weight * (size - self._size)
+        weight *= size / self._size
         off = truth / estimate - self.bias
         if off > MOST_OFF:  # noqa: PLR1730 - asked at every end, and a call of `min` costs as much as the rest
             off = MOST_OFF

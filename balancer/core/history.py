@@ -71,15 +71,19 @@ class History:
         sent: of itself alone or with others well before it that have been served, whichever tells most of a reset in so many seconds."""
         model = reservation.model
         last: Reservation | None = reservation
-        if reservation.refunded:
+        if reservation.refunded:  # what was sent well before it was counted, whenever the last one of these was
             before = [sent for sent in self if sent.model == model]
             last = max(before, key=lambda sent: sent.at, default=None)
         if last is None:
             return 0.0, 0.0
         counted = best = _at_least(last, dimension), now - last.at
-        lately = [sent for sent in islice(reversed(self.recent), LATELY) if sent.usage is not None and sent.model == model]
+        lately = [
+            sent
+            for sent in islice(reversed(self.recent), LATELY)
+            if (sent.served or sent.usage is not None) and sent.model == model
+        ]
         for sent in sorted(lately, key=lambda sent: sent.at, reverse=True):
-            if sent is last or sent.at > last.at - COUNTED_WITHIN:
+            if sent is last or sent.at > reservation.at - COUNTED_WITHIN:
                 continue
             counted = counted[0] + _at_least(sent, dimension), max(counted[1], now - sent.at)
             best = min(best, counted, key=lambda each: (each[1] + reset_after) / each[0] if each[0] else math.inf)

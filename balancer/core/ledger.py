@@ -283,6 +283,7 @@ class Ledger:
 
     def served(self, reservation: Reservation, now: float) -> None:
         """The provider let `reservation` through: margins narrow, paces rise."""
+        reservation.served = True
         if self._paces.lines:
             self._paces.passed(reservation, now)
         if self.counts_tokens and not reservation.ended:

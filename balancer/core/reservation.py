@@ -23,11 +23,12 @@ class Reservation:
         connecting: whether its request waits for a connection.
         ended: whether it has been settled or refunded.
         refunded: whether the provider did not count it.
+        served: whether it surely did.
         usage: what it really took, once settled and if known.
         lines, amounts, marks: the ledger's own: what was booked where.
     """
 
-    __slots__ = ("amounts", "at", "connecting", "demand", "ended", "lines", "marks", "model", "refunded", "usage")
+    __slots__ = ("amounts", "at", "connecting", "demand", "ended", "lines", "marks", "model", "refunded", "served", "usage")
 
     def __init__(
         self, demand: Demand, model: str | None, at: float, lines: Sequence[Line], amounts: list[float], marks: list[Any]
@@ -41,6 +42,7 @@ class Reservation:
         self.connecting = False
         self.ended = False
         self.refunded = False
+        self.served = False
         self.usage: Usage | None = None
 
     def booked(self) -> Iterator[tuple[Line, float, Any]]:

@@ -16,13 +16,15 @@ from balancer.core.learning import LONGEST, Learning
 from balancer.core.limits import Presets
 from balancer.core.line import Line
 from balancer.core.lines import make_line
+from balancer.core.mirror import CLEARLY
 from balancer.core.outcome import LimitSeen
 from balancer.core.quota import Counter, room
 from balancer.core.reservation import Reservation
 from balancer.core.sliding import SlidingWindow
 
 AGED_SAMPLES = 16
-"""Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first."""
+"""Responses whose age of the oldest charge is looked up; later ones cannot tell a window's period better than the first, but where they
+show more than our count leaves: while others' charges were among ours, the oldest seemed older than it was."""
 
 SCARCE = 0.5
 """Share of a limit at most that a window which seemed to hold only ours has admitted before it refuses, so that it is none: others may
@@ -104,7 +106,7 @@ class ShownRates:
             elif 0 <= reset_after <= LONGEST:
                 oldest_for = (
                     self._history.oldest_for(seen.dimension, used, reservation, now)
-                    if learning.samples < AGED_SAMPLES
+                    if learning.samples < AGED_SAMPLES or _leaves_more(learned.line, remaining - seen.rounding, now)
                     else math.inf
                 )
                 counted = self._history.counted(seen.dimension, reservation, reset_after, now)
@@ -239,6 +241,12 @@ class ShownRates:
                 learned.refused_at = now
             if reservation.at <= learned.refused_at and held <= SCARCE * learning.limit:
                 learning.refused(amount, held)
+
+
+def _leaves_more(line: Line | None, remaining: float, now: float) -> bool:
+    """Whether clearly more remains of a window than our count of it leaves: then it may be a shorter one."""
+    counter = None if line is None else line.counter
+    return isinstance(counter, SlidingWindow) and remaining - room(counter, now) > CLEARLY * counter.limit
 
 
 def _form(counter: Counter) -> tuple[object, ...]:

@@ -141,8 +141,8 @@ def test_what_attempts_in_flight_are_expected_to_take_is_nobody_elses(remaining:
 def unsure(**counting: Any) -> Ledger:
     """A ledger whose estimates are right in the mean and wrong by a half each, with two attempts of 100 in flight from 100 s on."""
     ledger = Ledger(tokens(**counting))
-    for taken in (5, 15) * KNOWN:
-        ledger.settle(ledger.reserve(Demand(10), 0.0), Usage(taken), 0.0)
+    for taken in (50, 150) * KNOWN:
+        ledger.settle(ledger.reserve(Demand(100), 0.0), Usage(taken), 0.0)
     for _ in range(2):
         ledger.reserve(Demand(100), 100.0)
     return ledger

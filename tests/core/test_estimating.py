@@ -62,6 +62,30 @@ def test_the_ratio_is_one_of_sums() -> None:
     assert estimator.demand(first(40_000)).input_tokens == pytest.approx(10_000, rel=0.05)
 
 
+def test_the_error_is_one_of_sums() -> None:
+    """Of estimates that expect one output of all, large calls take more and small ones less; the bias is what their sum takes."""
+    rng, error = random.Random(5), EstimateError()
+    estimates, truths = 0.0, 0.0
+    for _ in range(2000):
+        size = rng.uniform(100.0, 1000.0)
+        estimate, truth = 0.7 * size + 165.0, size
+        error.add(estimate, truth)
+        estimates, truths = estimates + estimate, truths + truth
+    assert error.bias == pytest.approx(truths / estimates, abs=0.02)
+
+
+def test_one_huge_estimate_does_not_overturn_what_is_known() -> None:
+    """Nor are those after it too small to count."""
+    error = EstimateError()
+    for _ in range(100):
+        error.add(100.0, 100.0)
+    error.add(1e6, 3e6)
+    assert error.bias < 1.2
+    for _ in range(150):
+        error.add(100.0, 100.0)
+    assert error.bias < 1.05
+
+
 def test_the_output_is_the_mean_of_what_was_observed_under_the_bound() -> None:
     """Recent answers count more; the bound stays known to who counts that."""
     estimator = Estimator()

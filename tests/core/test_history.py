@@ -94,3 +94,14 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     for number in range(REMEMBERED + 5):
         sent(history, float(number))
     assert len(list(history)) == REMEMBERED
+
+
+def test_what_was_counted_when_a_request_was_refused() -> None:
+    """What was served and sent well before that, be it even without its usage; of what was sent later nobody knows."""
+    history = History()
+    for at in (0.0, 0.1, 0.2):
+        sent(history, at).served = True
+    sent(history, 0.1)  # it may have failed before it was counted
+    refused = Reservation(Demand(), "m", 3.0, (), [], [])
+    refused.ended = refused.refunded = True
+    assert history.counted("requests", refused, 60.0, 3.1) == (3.0, 3.1)

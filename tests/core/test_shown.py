@@ -139,8 +139,26 @@ class Resetless:
         return requests(60, math.floor(self.left + 1e-9), period=60.0)
 
 
+class Found:
+    """A provider of sixty per period, of which others have used most when we come; it shows the time to its reset when it counts."""
+
+    def __init__(self, period: float, used: int, *, fixed: float | None = None) -> None:
+        self.period, self.log, self.fixed, self.at = period, [0.0] * used, fixed, 0.0
+
+    def take(self, at: float) -> bool:
+        since = at - self.period if self.fixed is None else at - (at + self.fixed) % self.period
+        self.log, self.at = [counted for counted in self.log if counted > since], at
+        served = len(self.log) < 60
+        self.log += [at] * served
+        return served
+
+    def shown(self) -> LimitSeen:
+        began_at = self.log[0] if self.fixed is None else self.at - (self.at + self.fixed) % self.period
+        return requests(60, 60 - len(self.log), began_at + self.period - self.at)
+
+
 def driven(
-    provider: Resetless, seed: int, *, seconds: float, wait: float | None, longest: float = 0.3
+    provider: Resetless | Found, seed: int, *, seconds: float, wait: float | None, longest: float = 0.3
 ) -> tuple[list[float], int]:
     """Calls wait all the time, no more than four before the first answer: when each was refused, and how many were served."""
     rng, ledger = random.Random(seed), Ledger(Limits())
@@ -194,6 +212,17 @@ def test_a_window_that_others_used_is_no_small_burst_where_no_reset_is_shown(use
         assert len(refused) <= 8
         assert not [at for at in refused if at > 120.0]
         assert served >= 0.9 * 240
+
+
+@pytest.mark.parametrize("period", [30.0, 60.0, 75.0])
+@pytest.mark.parametrize("phase", [None, 0.2, 0.7])
+def test_a_window_that_others_had_used_is_not_taken_for_a_longer_one(period: float, phase: float | None) -> None:
+    """While theirs are among ours, the oldest that it holds seems older than it is; what is left later tells. None of it stays unused."""
+    for seed in range(4):
+        provider = Found(period, 55, fixed=None if phase is None else phase * period)
+        refused, served = driven(provider, seed, seconds=8.0 * period, wait=None, longest=5.0)
+        assert len(refused) <= 4
+        assert served >= 0.9 * 60 * 7
 
 
 def test_three_a_minute_in_whole_seconds_are_no_three_per_one_and_a_half() -> None:
