@@ -17,6 +17,7 @@ import attrs
 
 from balancer.core.minima import Minima
 from balancer.core.quota import MARGIN, PROMPT, WHOLE
+from balancer.core.window import Window
 
 Period = Literal["day", "month"]
 
@@ -91,7 +92,7 @@ def _first_instant(day: date, zone: ZoneInfo) -> int:
 
 
 @attrs.define(eq=False)
-class CalendarWindow:
+class CalendarWindow(Window):
     """At most `limit` units between two starts of a civil day or month, at which everything used leaves at once.
 
     Law: with s = `APART` + `margin`, a charge leaves s after the first start that lies more than s after the charge. So between
@@ -136,11 +137,6 @@ class CalendarWindow:
     def __attrs_post_init__(self) -> None:
         self.period = LENGTHS[self.period_name]
         self._begin(next_start(self.anchor[1], self.period_name, self.zone))
-
-    @property
-    def burst(self) -> float:
-        """The largest demand that ever fits."""
-        return self.limit
 
     def earliest(self, amount: float, now: float) -> float:
         """When `amount` fits: `now` if at once, `inf` if it is more than the whole window."""
@@ -197,21 +193,6 @@ class CalendarWindow:
         self._carried += amount
         self.unsent += amount
         return EVERY, mark[1]
-
-    def connected(self, amount: float) -> None:
-        """It waits no more."""
-        self.unsent -= amount
-
-    def moved(self, now: float) -> None:
-        """Every charge is made on its own."""
-
-    def number(self, mark: Mark) -> int:
-        """The number of a charge."""
-        return mark[1]
-
-    def least_room(self, number: int) -> float:
-        """The least room that the charge of a number, or a later one, left."""
-        return self.limit + self._lows.after(number - 1)
 
     def counts(self, mark: Mark) -> bool:
         """Whether a charge has not left yet."""

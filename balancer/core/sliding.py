@@ -11,6 +11,7 @@ import attrs
 
 from balancer.core.minima import Minima
 from balancer.core.quota import MARGIN, PROMPT, PROMPT_RATIO, WHOLE
+from balancer.core.window import Window
 
 GRANULES = 500
 """Charges within this fraction of a period are kept as one, stamped at the latest: memory is bounded, the law is not broken, and what
@@ -32,7 +33,7 @@ Mark = tuple[Entry, int]
 
 
 @attrs.define(eq=False)
-class SlidingWindow:
+class SlidingWindow(Window):
     """At most `limit` units in any `period`, exactly: each charge leaves the window a period and `margin` after it was made.
 
     Args:
@@ -65,11 +66,6 @@ class SlidingWindow:
 
     def __attrs_post_init__(self) -> None:
         self._past = deque(maxlen=self.memory)
-
-    @property
-    def burst(self) -> float:
-        """The largest demand that ever fits."""
-        return self.limit
 
     def earliest(self, amount: float, now: float) -> float:
         """When `amount` fits: `now` if at once, `inf` if it is more than the whole window."""
@@ -189,21 +185,6 @@ class SlidingWindow:
         self._used += amount
         self.unsent += amount
         return Entry(math.inf, amount), mark[1]
-
-    def connected(self, amount: float) -> None:
-        """It waits no more."""
-        self.unsent -= amount
-
-    def moved(self, now: float) -> None:
-        """Every charge is made and leaves on its own."""
-
-    def number(self, mark: Mark) -> int:
-        """The number of a charge."""
-        return mark[1]
-
-    def least_room(self, number: int) -> float:
-        """The least room that the charge of a number, or a later one, left."""
-        return self.limit + self._lows.after(number - 1)
 
     def counts(self, mark: Mark) -> bool:
         """Whether a charge has not left yet."""
