@@ -89,21 +89,23 @@ class EstimateError:
 
     def add(self, estimate: float, truth: float) -> None:
         """An attempt took `truth` where `estimate`, > 0, was reserved."""
-        weight = LEAST_WEIGHT
+        weight, size, bias = LEAST_WEIGHT, self._size or estimate, self.bias
+        part = estimate / size
+        if part > HEAVIEST:  # noqa: PLR1730 - asked at every end, and a call of `min` costs as much as the rest
+            part = HEAVIEST
         if self.samples < MOST_SAMPLES:
             self.samples += 1
             weight = max(weight, 1.0 / self.samples)
-        size = estimate
-        if self._size and estimate > HEAVIEST * self._size:
-            size = HEAVIEST * self._size
-        self._size += weight * (size - self._size)
-        weight *= size / self._size
-        off = truth / estimate - self.bias
-        if off > MOST_OFF:  # noqa: PLR1730 - asked at every end, and a call of `min` costs as much as the rest
+        part *= weight
+        grown = part - weight
+        self._size = size + grown * size
+        part /= 1.0 + grown
+        off = truth / estimate - bias
+        if off > MOST_OFF:  # noqa: PLR1730 - as above
             off = MOST_OFF
-        change = weight * off
-        self.bias += change
-        self._variance = (1.0 - weight) * (self._variance + change * off)
+        change = part * off
+        self.bias = bias + change
+        self._variance = (1.0 - part) * (self._variance + change * off)
 
     @property
     def spread(self) -> float:
