@@ -158,7 +158,7 @@ class BalancerConfig:
         faults += _dangling(accounts, pools, given["pools"], given["routes"])
         faults += _unoffered(accounts, pools, routes, given)
         given["shared_limits"] = _shared_limits(shared_limits, faults)
-        faults += _limits_of_nobody(given["accounts"], shared_limits)
+        faults += _limits_of_nobody(accounts, given["accounts"], shared_limits)
         if faults:
             raise ConfigError(faults)
         given |= {name: tuple(given[name].values()) for name in parts}
@@ -323,9 +323,13 @@ def _listed(cls: type[T], given: object, path: str, faults: list[Fault]) -> dict
 def _named(parts: object, key: str) -> Iterator[tuple[int, str]]:
     """Place and name of every part that has one, the faulty ones too: who refers to them is not at fault."""
     for place, part in enumerate(items_of(parts)):
-        name: object = cast("Mapping[str, object]", part).get(key) if isinstance(part, Mapping) else getattr(part, key, None)
-        if isinstance(name, str):
+        if isinstance(name := _field(part, key), str):
             yield place, name
+
+
+def _field(part: object, key: str) -> object:
+    """A field of a table, or of what was made in code; `None` without one."""
+    return cast("Mapping[str, object]", part).get(key) if isinstance(part, Mapping) else getattr(part, key, None)
 
 
 def _repeated(parts: object, path: str, key: str) -> Iterator[Fault]:
@@ -418,15 +422,17 @@ def _shared_limits(given: object, faults: list[Fault]) -> dict[str, Limits]:
     return limits
 
 
-def _limits_of_nobody(accounts: Mapping[int, Account], shared: object) -> Iterator[Fault]:
-    """Limits that an account names and nobody has, and those of models that it does not offer."""
+def _limits_of_nobody(accounts: object, right: Mapping[int, Account], shared: object) -> Iterator[Fault]:
+    """Limits that an account names and nobody has, and those of models that it does not offer; `right` is what could be read of them."""
     given = set(cast("Mapping[object, object]", shared)) if isinstance(shared, Mapping) else set[object]()
     names = {name for name in given if isinstance(name, str)}
-    for place, account in accounts.items():
+    for place, account in enumerate(items_of(accounts)):
+        for position, name in enumerate(items_of(_field(_field(account, "limits"), "shared"))):
+            if isinstance(name, str) and name not in names:
+                path = f"accounts[{place}].limits.shared[{position}]"
+                yield Fault(path, told(name) + hint(name, names), "a name from [shared_limits]")
+    for place, account in right.items():
         path, limits = f"accounts[{place}].limits", account.limits
-        for position, name in enumerate(limits.shared):
-            if name not in names:
-                yield Fault(f"{path}.shared[{position}]", told(name) + hint(name, names), "a name from [shared_limits]")
         offered = limits.models if account.models is None else account.models
         for model in limits.models:
             if model not in offered:

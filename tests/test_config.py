@@ -333,8 +333,8 @@ def test_shared_limits_are_named_by_texts_and_each_once():
     rates = {"tokens_per_minute": 5}
     document = {"accounts": [account(limits={"shared": ["o", "o", "p"]})], "shared_limits": {"o": rates, "p": rates}}
     assert list(faults_of(document)) == ["accounts[0].limits.shared[1]"]
-    document = {"accounts": [account(limits={"shared": ["o", "p"]})], "shared_limits": {"o": rates, 3: rates}}
-    assert list(faults_of(document)) == ["shared_limits.[3]", "accounts[0].limits.shared[1]"]
+    document["shared_limits"] = {"o": rates, 3: rates}
+    assert list(faults_of(document)) == ["accounts[0].limits.shared[1]", "shared_limits.[3]", "accounts[0].limits.shared[2]"]
 
 
 def test_a_missing_key_is_told_beside_the_faults_of_a_mapping(monkeypatch):
